@@ -1,0 +1,136 @@
+package mesh
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// Snapshot is everything a node knows at one version. It never changes after [NewSnapshot] returned it.
+type Snapshot struct {
+	Epoch   string // the controller run that Version belongs to
+	Version uint64
+
+	workloads map[UID]*Workload
+	byAddr    map[netip.Addr]*Workload
+	byName    map[string]*Workload
+	services  map[string]*Service
+	byVIP     map[netip.Addr]*Service
+	byHost    map[string]*Service
+}
+
+// ErrInconsistent is wrapped by every error of NewSnapshot.
+var ErrInconsistent = errors.New("inconsistent mesh snapshot")
+
+// NewSnapshot indexes workloads and services. It takes ownership of both slices' elements.
+// Returns an error that wraps ErrInconsistent if a UID, a workload's address, a service's name or a service's
+// address occurs twice, or an address is invalid or v4-mapped.
+func NewSnapshot(epoch string, version uint64, workloads []*Workload, services []*Service) (*Snapshot, error) {
+	s := &Snapshot{
+		Epoch: epoch, Version: version,
+		workloads: make(map[UID]*Workload, len(workloads)),
+		byAddr:    make(map[netip.Addr]*Workload, len(workloads)),
+		byName:    make(map[string]*Workload, len(workloads)),
+		services:  make(map[string]*Service, len(services)),
+		byVIP:     make(map[netip.Addr]*Service, len(services)),
+		byHost:    make(map[string]*Service, len(services)),
+	}
+	for _, w := range workloads {
+		if err := s.addWorkload(w); err != nil {
+			return nil, fmt.Errorf("%w: workload %s: %w", ErrInconsistent, w.FullName(), err)
+		}
+	}
+	for _, svc := range services {
+		if err := s.addService(svc); err != nil {
+			return nil, fmt.Errorf("%w: service %s: %w", ErrInconsistent, svc.FullName(), err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Snapshot) addWorkload(w *Workload) error {
+	if w.UID == "" {
+		return errors.New("no uid")
+	}
+	if _, dup := s.workloads[w.UID]; dup {
+		return fmt.Errorf("uid %q occurs twice", w.UID)
+	}
+	if other, dup := s.byName[w.FullName()]; dup {
+		return fmt.Errorf("name is also that of uid %q", other.UID)
+	}
+	s.workloads[w.UID] = w
+	s.byName[w.FullName()] = w
+	if w.HostNetwork {
+		return nil // its address is its node's, which says nothing about who it is
+	}
+	for _, a := range w.Addrs {
+		if err := checkAddr(a); err != nil {
+			return err
+		}
+		if other, dup := s.byAddr[a]; dup {
+			return fmt.Errorf("address %s is also that of %s", a, other.FullName())
+		}
+		s.byAddr[a] = w
+	}
+	return nil
+}
+
+func (s *Snapshot) addService(svc *Service) error {
+	if _, dup := s.services[svc.FullName()]; dup {
+		return errors.New("name occurs twice")
+	}
+	s.services[svc.FullName()] = svc
+	s.byHost[svc.Hostname] = svc
+	for _, a := range svc.VIPs {
+		if err := checkAddr(a); err != nil {
+			return err
+		}
+		if other, dup := s.byVIP[a]; dup {
+			return fmt.Errorf("address %s is also that of service %s", a, other.FullName())
+		}
+		s.byVIP[a] = svc
+	}
+	return nil
+}
+
+func checkAddr(a netip.Addr) error {
+	if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+		return fmt.Errorf("address %q is not one that a peer can have", a)
+	}
+	return nil
+}
+
+// Workload returns the workload with this UID, or nil.
+func (s *Snapshot) Workload(uid UID) *Workload { return s.workloads[uid] }
+
+// WorkloadAt returns the workload that has this address, or nil.
+func (s *Snapshot) WorkloadAt(a netip.Addr) *Workload { return s.byAddr[a.Unmap()] }
+
+// WorkloadNamed returns the workload called "<namespace>/<name>", or nil.
+func (s *Snapshot) WorkloadNamed(fullName string) *Workload { return s.byName[fullName] }
+
+// ServiceAt returns the service that has this virtual address, or nil.
+func (s *Snapshot) ServiceAt(a netip.Addr) *Service { return s.byVIP[a.Unmap()] }
+
+// ServiceNamed returns the service called "<namespace>/<name>", or nil.
+func (s *Snapshot) ServiceNamed(fullName string) *Service { return s.services[fullName] }
+
+// ServiceHost returns the service with this host name, or nil.
+func (s *Snapshot) ServiceHost(hostname string) *Service { return s.byHost[hostname] }
+
+// Workloads returns all workloads, sorted by full name.
+func (s *Snapshot) Workloads() []*Workload {
+	return slices.SortedFunc(maps.Values(s.workloads), func(a, b *Workload) int {
+		return cmp.Compare(a.FullName(), b.FullName())
+	})
+}
+
+// Services returns all services, sorted by full name.
+func (s *Snapshot) Services() []*Service {
+	return slices.SortedFunc(maps.Values(s.services), func(a, b *Service) int {
+		return cmp.Compare(a.FullName(), b.FullName())
+	})
+}
