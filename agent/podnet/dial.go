@@ -1,0 +1,151 @@
+package podnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dial connects from the pod to dst. The source is `src` if it is valid and of dst's family, else what the pod's
+// routes say. The socket is ztunnel's own: it is not captured.
+func (p *Pod) Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (*net.TCPConn, error) {
+	conn, err := p.stockFor(dst.Addr()).take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if src.IsValid() && src.Is4() == dst.Addr().Is4() && !src.IsLoopback() {
+		if err := control(conn, func(fd int) error {
+			// The port is chosen at connect, when the whole 4-tuple tells whether it is free.
+			if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+				return err
+			}
+			return unix.Bind(fd, sockaddr(netip.AddrPortFrom(src, 0)))
+		}); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("bind to %s: %w", src, err)
+		}
+	}
+	return conn, connect(ctx, conn, dst)
+}
+
+// DialApp connects to the pod's own app, whose end shows `client` as its peer. The source is the app's address:
+// such a connection passes the capture. Call release when the connection has ended.
+func (p *Pod) DialApp(ctx context.Context, client, app netip.AddrPort) (conn *net.TCPConn, release func(), err error) {
+	conn, err = p.stockFor(app.Addr()).take(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var local netip.AddrPort
+	err = control(conn, func(fd int) error {
+		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(app.Addr(), 0))); err != nil {
+			return err
+		}
+		sa, err := unix.Getsockname(fd)
+		local = addrPort(sa)
+		return err
+	})
+	if err != nil {
+		conn.Close()
+		return nil, nil, fmt.Errorf("bind to %s: %w", app.Addr(), err)
+	}
+	if err := p.slot.ShowPeer(app, local, client); err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	release = func() { p.slot.HidePeer(app, local) }
+	if err := connect(ctx, conn, app); err != nil {
+		release()
+		return nil, nil, err
+	}
+	return conn, release, nil
+}
+
+func (p *Pod) stockFor(a netip.Addr) *stock {
+	if a.Is4() {
+		return p.stocks[0]
+	}
+	return p.stocks[1]
+}
+
+func control(conn *net.TCPConn, f func(fd int) error) error {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := rc.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
+
+// connect connects conn, closing it on error. connect(2) is called again once the socket is writable: then it
+// answers how the first call ended.
+func connect(ctx context.Context, conn *net.TCPConn, dst netip.AddrPort) error {
+	err := connectUntil(ctx, conn, dst)
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("connect to %s: %w", dst, err)
+	}
+	return nil
+}
+
+func connectUntil(ctx context.Context, conn *net.TCPConn, dst netip.AddrPort) error {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetWriteDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })
+	sa := sockaddr(dst)
+	var cerr error
+	werr := rc.Write(func(fd uintptr) bool {
+		for {
+			cerr = unix.Connect(int(fd), sa)
+			if cerr != unix.EINTR {
+				break
+			}
+		}
+		return cerr != unix.EINPROGRESS && cerr != unix.EALREADY
+	})
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	if werr != nil {
+		if errors.Is(werr, os.ErrDeadlineExceeded) {
+			return context.DeadlineExceeded
+		}
+		return werr
+	}
+	if cerr != nil && cerr != unix.EISCONN {
+		return cerr
+	}
+	return conn.SetWriteDeadline(time.Time{})
+}
+
+func sockaddr(ap netip.AddrPort) unix.Sockaddr {
+	if a := ap.Addr().Unmap(); a.Is4() {
+		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: a.As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}

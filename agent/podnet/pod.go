@@ -1,0 +1,186 @@
+package podnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/warren-mesh/warren/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Pod is one captured pod: its place in the kernel, its listeners and its stock of sockets.
+type Pod struct {
+	// Listeners accept what the kernel steers: the accepted socket's local address is the original destination,
+	// except on Outbound, whose OriginalDst the slot knows.
+	Outbound, Plaintext, Tunnel []net.Listener
+
+	netns   *os.File
+	thread  *Thread
+	capture *bpf.Capture
+	slot    *bpf.Slot
+	stocks  [2]*stock // IPv4, IPv6
+
+	life  context.Context
+	end   context.CancelFunc
+	tasks sync.WaitGroup
+}
+
+// Spec says which pod to open.
+type Spec struct {
+	Netns    string // path of its network namespace
+	Addrs    []netip.Addr
+	FailOpen bool
+}
+
+// Open captures the pod and opens its listeners. New connections are refused until Enroll, unless an earlier
+// agent had enrolled the pod. ctx bounds the call.
+func Open(ctx context.Context, thread *Thread, capture *bpf.Capture, spec Spec) (*Pod, error) {
+	f, err := os.Open(spec.Netns)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	p := &Pod{netns: f, thread: thread, capture: capture}
+	p.life, p.end = context.WithCancel(context.WithoutCancel(ctx))
+	p.stocks = [2]*stock{newStock(p, unix.AF_INET), newStock(p, unix.AF_INET6)}
+	if err := p.open(ctx, spec); err != nil {
+		p.closeSockets()
+		if p.slot != nil {
+			err = errors.Join(err, p.slot.Suspend())
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Pod) open(ctx context.Context, spec Spec) error {
+	var cookie uint64
+	if err := p.thread.Do(ctx, p.netns, func() (err error) {
+		cookie, err = netnsCookie()
+		return err
+	}); err != nil {
+		return err
+	}
+	slot, err := p.capture.Reserve(bpf.Pod{Cookie: cookie, Netns: int(p.netns.Fd()), Addrs: spec.Addrs, FailOpen: spec.FailOpen})
+	if err != nil {
+		return err
+	}
+	p.slot = slot
+	return p.listen(ctx)
+}
+
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("make socket: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("read network namespace's cookie: %w", err)
+	}
+	return cookie, nil
+}
+
+// listen opens one listener for each role and family on a free port of loopback, which only the kernel's
+// steering reaches. A pod without IPv6 has none of that family.
+func (p *Pod) listen(ctx context.Context) error {
+	roles := []struct {
+		role bpf.Role
+		into *[]net.Listener
+	}{{bpf.Outbound, &p.Outbound}, {bpf.Plaintext, &p.Plaintext}, {bpf.Tunnel, &p.Tunnel}}
+	for _, r := range roles {
+		for _, family := range []struct {
+			network, addr string
+			v6            bool
+		}{{"tcp4", "127.0.0.1:0", false}, {"tcp6", "[::1]:0", true}} {
+			l, err := p.listenOne(ctx, family.network, family.addr)
+			if family.v6 && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("listen in pod: %w", err)
+			}
+			*r.into = append(*r.into, l)
+			if err := controlListener(l, func(fd int) error { return p.slot.Listen(r.role, fd, family.v6) }); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *Pod) listenOne(ctx context.Context, network, addr string) (l *net.TCPListener, err error) {
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 3 * time.Minute, Interval: 30 * time.Second, Count: 6}}
+	lc.SetMultipathTCP(false) // a sockmap takes no MPTCP socket
+	err = p.thread.Do(ctx, p.netns, func() error {
+		any, err := lc.Listen(ctx, network, addr)
+		if err == nil {
+			l = any.(*net.TCPListener)
+		}
+		return err
+	})
+	return l, err
+}
+
+func controlListener(l *net.TCPListener, f func(fd int) error) error {
+	rc, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := rc.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
+
+// Enroll opens the way: the pod's connections reach the listeners from now on. Whoever accepts must be ready.
+func (p *Pod) Enroll() error {
+	var ports [2]uint16
+	for _, l := range p.Outbound {
+		ap := l.Addr().(*net.TCPAddr).AddrPort()
+		if ap.Addr().Is4() {
+			ports[0] = ap.Port()
+		} else {
+			ports[1] = ap.Port()
+		}
+	}
+	return p.slot.Enroll(ports[0], ports[1])
+}
+
+// Suspend refuses the pod's new connections until Enroll.
+func (p *Pod) Suspend() error { return p.slot.Suspend() }
+
+// OriginalDst returns where a connection accepted on Outbound from `client` wanted to go, and how long ago.
+func (p *Pod) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration, error) {
+	return p.slot.OriginalDst(client)
+}
+
+// Forget drops the record of a captured connection that ended.
+func (p *Pod) Forget(client netip.AddrPort) { p.slot.Forget(client) }
+
+// Withdraw lets the pod go: its next connection is as if there were no mesh. Open connections go on.
+func (p *Pod) Withdraw() error { return p.slot.Withdraw() }
+
+// Close closes listeners and stock. Connections that were accepted or dialled go on; the pod's capture too.
+func (p *Pod) Close() { p.closeSockets() }
+
+func (p *Pod) closeSockets() {
+	p.end()
+	for _, ls := range [][]net.Listener{p.Outbound, p.Plaintext, p.Tunnel} {
+		for _, l := range ls {
+			l.Close()
+		}
+	}
+	p.tasks.Wait()
+	for _, s := range p.stocks {
+		s.drain()
+	}
+	p.netns.Close()
+}

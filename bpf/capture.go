@@ -1,0 +1,262 @@
+// Package bpf is the door to the kernel: it loads, pins and drives the programs of capture.c, and is the only
+// package that knows their maps.
+//
+// A pod is captured through a [Slot]. Its whole life is three states: pending (every connection is refused) is
+// written first, enrolled (ztunnel serves) last, unmanaged when it leaves. Maps and links are pinned, so a pod
+// stays captured while no agent runs, and then its connections are refused (or pass, if its namespace says so).
+//
+// The minimum kernel is 5.15.
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// abiVersion names the layout of the pinned maps. A change to a shared struct or a map's type needs a new one.
+const abiVersion = "v1"
+
+// ErrInUse is returned by Open if another process drives the same pins.
+var ErrInUse = errors.New("pins are in use by another agent")
+
+// Config says where the programs live.
+type Config struct {
+	// PinDir is a directory on a bpffs, this agent's own. It is created.
+	PinDir string
+	// CgroupRoot is the cgroup v2 directory whose processes are captured: the root of the hierarchy.
+	CgroupRoot string
+	Log        *slog.Logger
+}
+
+// Capture owns the programs and maps. Its methods may be called from any goroutine.
+type Capture struct {
+	log    *slog.Logger
+	dir    string // PinDir/abiVersion
+	lock   *os.File
+	spec   *ebpf.CollectionSpec
+	progs  *ebpf.Collection
+	maps   captureMaps
+	shared map[string]*ebpf.Map // maps by name, for each pod's copy of steer
+
+	mu    sync.Mutex
+	slots map[uint64]*Slot // by netns cookie
+	used  map[uint32]bool  // slot indexes
+}
+
+// hooks is every program that is attached once, at the root of the cgroup hierarchy.
+var hooks = map[string]ebpf.AttachType{
+	"connect4":     ebpf.AttachCGroupInet4Connect,
+	"connect6":     ebpf.AttachCGroupInet6Connect,
+	"established":  ebpf.AttachCGroupSockOps,
+	"getpeername4": ebpf.AttachCgroupInet4GetPeername,
+	"getpeername6": ebpf.AttachCgroupInet6GetPeername,
+	"getsockname4": ebpf.AttachCgroupInet4GetSockname,
+	"getsockname6": ebpf.AttachCgroupInet6GetSockname,
+	"sendmsg4":     ebpf.AttachCGroupUDP4Sendmsg,
+	"sendmsg6":     ebpf.AttachCGroupUDP6Sendmsg,
+}
+
+// Open loads the programs and attaches them, or takes over those that an earlier agent pinned: then their
+// maps stay, so pods stay captured, and only the programs are replaced, each atomically.
+//
+// Returns ErrInUse if another process holds the pins, and an error that wraps ebpf.ErrMapIncompatible if the
+// pins have another layout. On any error the node is as it was.
+func Open(cfg Config) (*Capture, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise the locked-memory limit: %w", err)
+	}
+	if err := ensureBPFFS(cfg.PinDir); err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(cfg.PinDir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Capture{
+		log: cfg.Log, lock: lock, dir: filepath.Join(cfg.PinDir, abiVersion),
+		slots: map[uint64]*Slot{}, used: map[uint32]bool{},
+	}
+	if err := c.load(cfg); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open pin directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%w: %s", ErrInUse, dir)
+	}
+	return f, nil
+}
+
+// load is a transaction: everything new is made in a directory aside and renamed into place last.
+func (c *Capture) load(cfg Config) error {
+	spec, err := loadCapture()
+	if err != nil {
+		return fmt.Errorf("read embedded programs: %w", err)
+	}
+	c.spec = spec
+	if _, err := os.Stat(c.dir); err == nil {
+		return c.takeOver(cfg)
+	}
+	aside, err := os.MkdirTemp(cfg.PinDir, "new")
+	if err != nil {
+		return fmt.Errorf("make pin directory: %w", err)
+	}
+	defer os.RemoveAll(aside) // gone already if it was renamed
+	if err := c.create(cfg, aside); err != nil {
+		return err
+	}
+	if err := os.Rename(aside, c.dir); err != nil {
+		return fmt.Errorf("publish pins: %w", err)
+	}
+	return nil
+}
+
+func (c *Capture) create(cfg Config, dir string) error {
+	for _, sub := range []string{"maps", "links", "steer"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return fmt.Errorf("make pin directory: %w", err)
+		}
+	}
+	if err := c.loadPrograms(nil); err != nil {
+		return err
+	}
+	for name, m := range c.shared {
+		if err := m.Pin(filepath.Join(dir, "maps", name)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	for name := range hooks {
+		if err := c.attachHook(cfg.CgroupRoot, filepath.Join(dir, "links"), name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Capture) takeOver(cfg Config) error {
+	pinned := map[string]*ebpf.Map{}
+	defer func() {
+		for _, m := range pinned {
+			m.Close()
+		}
+	}()
+	for name, spec := range c.spec.Maps {
+		if !isShared(name) {
+			continue
+		}
+		m, err := ebpf.LoadPinnedMap(filepath.Join(c.dir, "maps", name), nil)
+		if err != nil {
+			return fmt.Errorf("take over pinned map %s: %w", name, err)
+		}
+		pinned[name] = m
+		if err := spec.Compatible(m); err != nil {
+			return fmt.Errorf("take over pinned map %s: %w", name, err)
+		}
+	}
+	if err := c.loadPrograms(pinned); err != nil {
+		return err
+	}
+	for name := range hooks {
+		if err := c.replaceHook(cfg.CgroupRoot, name); err != nil {
+			return err
+		}
+	}
+	return c.adoptSlots()
+}
+
+// isShared tells a map of ours from the sections that hold a program's own variables.
+func isShared(mapName string) bool { return mapName[0] != '.' }
+
+// loadPrograms loads everything but steer, which is loaded once a pod, with `pinned` in place of new maps.
+func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
+	spec := c.spec.Copy()
+	delete(spec.Programs, "steer")
+	progs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
+	if err != nil {
+		return fmt.Errorf("load capture programs: %w", err)
+	}
+	c.progs = progs
+	c.shared = map[string]*ebpf.Map{}
+	for name, m := range progs.Maps {
+		if isShared(name) {
+			c.shared[name] = m
+		}
+	}
+	c.maps = captureMaps{
+		Counters: c.shared[captureMapCounters], Dialled: c.shared[captureMapDialled],
+		Listeners: c.shared[captureMapListeners], Origins: c.shared[captureMapOrigins],
+		OwnAddrs: c.shared[captureMapOwnAddrs], OwnSockets: c.shared[captureMapOwnSockets],
+		Peers: c.shared[captureMapPeers], Pods: c.shared[captureMapPods], Slots: c.shared[captureMapSlots],
+	}
+	return nil
+}
+
+func (c *Capture) attachHook(cgroup, linkDir, name string) error {
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: hooks[name], Program: c.progs.Programs[name]})
+	if err != nil {
+		return fmt.Errorf("attach %s to %s: %w", name, cgroup, err)
+	}
+	defer l.Close()
+	if err := l.Pin(filepath.Join(linkDir, name)); err != nil {
+		return fmt.Errorf("pin link %s: %w", name, err)
+	}
+	return nil
+}
+
+func (c *Capture) replaceHook(cgroup, name string) error {
+	dir := filepath.Join(c.dir, "links")
+	l, err := link.LoadPinnedLink(filepath.Join(dir, name), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return c.attachHook(cgroup, dir, name)
+	}
+	if err != nil {
+		return fmt.Errorf("take over link %s: %w", name, err)
+	}
+	defer l.Close()
+	if err := l.Update(c.progs.Programs[name]); err != nil {
+		return fmt.Errorf("replace program %s: %w", name, err)
+	}
+	return nil
+}
+
+// Close releases the process's hold. Pods stay captured: the pins live on.
+func (c *Capture) Close() error {
+	if c.progs != nil {
+		c.progs.Close()
+	}
+	return c.lock.Close()
+}
+
+// Remove detaches everything that was pinned under pinDir: pods are as if there had never been a mesh.
+// Removing what is not there is not an error. Returns ErrInUse while an agent runs.
+func Remove(pinDir string) error {
+	if _, err := os.Stat(pinDir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	lock, err := lockDir(pinDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := os.RemoveAll(pinDir); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,60 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotCaptured is returned by OriginalDst for a connection that no capture program turned.
+var ErrNotCaptured = errors.New("connection was not captured")
+
+// Own marks a socket as ztunnel's: it is never captured. Sockets accepted from it inherit the mark.
+func (c *Capture) Own(fd int) error {
+	if err := c.maps.OwnSockets.Put(uint32(fd), uint32(1)); err != nil {
+		return fmt.Errorf("mark own socket: %w", err)
+	}
+	return nil
+}
+
+// OriginalDst returns where the captured connection whose client end is `client` wanted to go, and how long ago
+// it was captured. The record stays until [Capture.Forget].
+func (s *Slot) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration, error) {
+	var o captureOrigin
+	err := s.c.maps.Origins.Lookup(captureOriginKey{Netns: s.cookie, Local: endOf(client)}, &o)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return netip.AddrPort{}, 0, ErrNotCaptured
+	}
+	if err != nil {
+		return netip.AddrPort{}, 0, fmt.Errorf("look up original destination: %w", err)
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return netip.AddrPort{}, 0, fmt.Errorf("read clock: %w", err)
+	}
+	return addrPortOf(o.Dst), time.Duration(now.Nano() - int64(o.At)), nil
+}
+
+// Forget drops the record of a captured connection that ended.
+func (s *Slot) Forget(client netip.AddrPort) {
+	_ = s.c.maps.Origins.Delete(captureOriginKey{Netns: s.cookie, Local: endOf(client)})
+}
+
+// ShowPeer makes the app's end of the connection remote→local answer `client` when asked for its peer. `local`
+// is the app's address, `remote` the one ztunnel dials from. Call it before dialling, HidePeer when done.
+func (s *Slot) ShowPeer(local, remote, client netip.AddrPort) error {
+	key := capturePeerKey{Netns: s.cookie, Local: endOf(local), Remote: endOf(remote)}
+	if err := s.c.maps.Peers.Put(key, endOf(client)); err != nil {
+		return fmt.Errorf("note true peer %s: %w", client, err)
+	}
+	return nil
+}
+
+// HidePeer drops what ShowPeer noted.
+func (s *Slot) HidePeer(local, remote netip.AddrPort) {
+	_ = s.c.maps.Peers.Delete(capturePeerKey{Netns: s.cookie, Local: endOf(local), Remote: endOf(remote)})
+}

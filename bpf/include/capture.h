@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What capture.c and its Go owner share. The structs are map keys and values: once pinned they are an ABI, so
+ * a change of layout needs a new ABI number (abiVersion in capture.go). Go twins are generated from here.
+ *
+ * An address is 16 bytes in network order; IPv4 is v4-mapped (::ffff:a.b.c.d), so that IPv4, IPv6 and v4-mapped
+ * sockets meet the same keys. Ports are in host order.
+ */
+#pragma once
+#include <linux/types.h>
+
+struct addr {
+	__u32 ip[4]; /* network order */
+	__u16 port;  /* host order */
+	__u16 zero;
+};
+_Static_assert(sizeof(struct addr) == 20, "struct addr is part of the map ABI");
+
+enum pod_state {
+	POD_UNMANAGED = 0, /* as if there were no mesh */
+	POD_PENDING = 1,   /* captured, not served yet: every connection is refused */
+	POD_ENROLLED = 2,  /* captured and served */
+};
+
+/* slot is what the kernel needs to know of one pod. The whole life of a pod is writes to its slot. */
+struct slot {
+	__u32 state;     /* enum pod_state */
+	__u32 fail_open; /* 1: with no listener the pod's connections pass uncaptured */
+	__u16 out_port4; /* outbound listener on 127.0.0.1, 0 if none */
+	__u16 out_port6; /* outbound listener on ::1, 0 if none */
+	__u32 zero;
+	__u32 src4[4];   /* address to show as a connection's own, 0 if the pod has none of the family */
+	__u32 src6[4];
+};
+_Static_assert(sizeof(struct slot) == 48, "struct slot is part of the map ABI");
+
+/* own_addr is the key of an address that belongs to the pod in a slot. */
+struct own_addr {
+	__u32 slot;
+	__u32 ip[4];
+};
+_Static_assert(sizeof(struct own_addr) == 20, "struct own_addr is part of the map ABI");
+
+/* origin_key finds a captured connection by the client's end of it. */
+struct origin_key {
+	__u64 netns; /* cookie */
+	struct addr local;
+	__u32 zero;
+};
+_Static_assert(sizeof(struct origin_key) == 32, "struct origin_key is part of the map ABI");
+
+/* origin is where a captured connection wanted to go, and when it was captured. */
+struct origin {
+	struct addr dst;
+	__u32 zero;
+	__u64 at; /* CLOCK_MONOTONIC, nanoseconds */
+};
+_Static_assert(sizeof(struct origin) == 32, "struct origin is part of the map ABI");
+
+/* peer_key is both ends of the connection that ztunnel made to an app, as the app's socket has them. */
+struct peer_key {
+	__u64 netns; /* cookie */
+	struct addr local;
+	struct addr remote;
+};
+_Static_assert(sizeof(struct peer_key) == 48, "struct peer_key is part of the map ABI");
+
+/* Roles of ztunnel's listeners; listeners[] is indexed by slot * ROLE_STRIDE + role * 2 + (IPv6 ? 1 : 0). */
+enum listener_role {
+	ROLE_OUTBOUND = 0,
+	ROLE_PLAINTEXT = 1,
+	ROLE_TUNNEL = 2,
+	ROLE_STRIDE = 8,
+};
+
+/* Why a program decided as it did; each has a per-CPU counter. */
+enum capture_reason {
+	OUT_CAPTURED = 0,
+	OUT_OWN = 1,         /* ztunnel's own socket */
+	OUT_LOCAL = 2,       /* loopback or an address of the pod itself */
+	OUT_LINK_LOCAL = 3,  /* not routable, so not tunnelled */
+	OUT_UDP = 4,
+	OUT_OTHER = 5,       /* neither TCP nor UDP */
+	OUT_PENDING = 6,     /* refused: not served yet */
+	OUT_NO_SOURCE = 7,   /* refused: the pod has no address or listener of the family */
+	OUT_ERROR = 8,       /* refused: no memory for the socket's record */
+	OUT_FAIL_OPEN = 9,   /* passed: agent absent, and the namespace says open */
+	IN_PLAINTEXT = 10,
+	IN_TUNNEL = 11,
+	IN_LOCAL = 12,       /* the pod to itself */
+	IN_PENDING = 13,     /* refused: not served yet */
+	IN_NO_LISTENER = 14, /* refused: agent absent */
+	IN_ERROR = 15,       /* refused: the socket could not be assigned */
+	IN_FAIL_OPEN = 16,
+	UDP_SENT = 17,       /* datagrams on sockets that never connected */
+	REASONS = 18,
+};

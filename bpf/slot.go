@@ -1,0 +1,329 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// MaxPods is how many pods one node can capture (MAX_PODS in capture.c).
+const MaxPods = 1024
+
+// ErrFull is returned by Reserve if every slot is taken.
+var ErrFull = errors.New("every capture slot of this node is taken")
+
+// Pod is what the kernel is told of a pod.
+type Pod struct {
+	// Cookie is its network namespace's, SO_NETNS_COOKIE of any socket in it. Never used again until reboot.
+	Cookie uint64
+	// Netns is an open file of the namespace; needed only during the call.
+	Netns int
+	// Addrs are all the pod's addresses; the first of each family is shown as a connection's own.
+	Addrs []netip.Addr
+	// FailOpen lets connections pass uncaptured while no agent listens.
+	FailOpen bool
+}
+
+// Slot is one pod's place in the kernel.
+type Slot struct {
+	c      *Capture
+	index  uint32
+	cookie uint64
+	addrs  map[netip.Addr]bool
+	value  captureSlot
+}
+
+// Role is which of a pod's connections a listener serves.
+type Role uint32
+
+// The roles of ztunnel's listeners in a pod.
+const (
+	Outbound  = Role(captureListenerRoleROLE_OUTBOUND)
+	Plaintext = Role(captureListenerRoleROLE_PLAINTEXT)
+	Tunnel    = Role(captureListenerRoleROLE_TUNNEL)
+)
+
+// Reserve captures a pod: from its return on, the pod's new connections are refused until [Slot.Enroll].
+// A pod that an earlier agent enrolled is taken over as it is, and is refused or passes as its listeners are.
+func (c *Capture) Reserve(pod Pod) (*Slot, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, known := c.slots[pod.Cookie]
+	if !known {
+		index, ok := c.freeIndex()
+		if !ok {
+			return nil, ErrFull
+		}
+		s = &Slot{c: c, index: index, cookie: pod.Cookie, addrs: map[netip.Addr]bool{}}
+		s.value.State = uint32(capturePodStatePOD_PENDING)
+	}
+	if err := s.reserve(pod); err != nil {
+		if !known {
+			s.clear()
+		}
+		return nil, err
+	}
+	c.slots[pod.Cookie] = s
+	c.used[s.index] = true
+	return s, nil
+}
+
+func (c *Capture) freeIndex() (uint32, bool) {
+	for i := range uint32(MaxPods) {
+		if !c.used[i] {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+func (s *Slot) reserve(pod Pod) error {
+	s.value.FailOpen = 0
+	if pod.FailOpen {
+		s.value.FailOpen = 1
+	}
+	if err := s.setAddrs(pod.Addrs); err != nil {
+		return err
+	}
+	if err := s.write(); err != nil {
+		return err
+	}
+	if err := s.c.maps.Pods.Put(s.cookie, s.index); err != nil {
+		return fmt.Errorf("note pod: %w", err)
+	}
+	return s.steer(pod.Netns)
+}
+
+// setAddrs adds the new addresses before it removes the old, so that no connection of the pod to itself is
+// taken for one from outside.
+func (s *Slot) setAddrs(addrs []netip.Addr) error {
+	s.value.Src4, s.value.Src6 = [4]uint32{}, [4]uint32{}
+	want := map[netip.Addr]bool{}
+	for _, a := range addrs {
+		a = a.Unmap().WithZone("")
+		want[a] = true
+		if err := s.c.maps.OwnAddrs.Put(captureOwnAddr{Slot: s.index, Ip: words(a)}, uint32(1)); err != nil {
+			return fmt.Errorf("note address %s: %w", a, err)
+		}
+		switch {
+		case a.Is4() && s.value.Src4 == [4]uint32{}:
+			s.value.Src4 = words(a)
+		case a.Is6() && !a.IsLinkLocalUnicast() && s.value.Src6 == [4]uint32{}:
+			s.value.Src6 = words(a)
+		}
+	}
+	for a := range s.addrs {
+		if !want[a] {
+			_ = s.c.maps.OwnAddrs.Delete(captureOwnAddr{Slot: s.index, Ip: words(a)})
+		}
+	}
+	s.addrs = want
+	return nil
+}
+
+func (s *Slot) write() error {
+	if err := s.c.maps.Slots.Put(s.index, s.value); err != nil {
+		return fmt.Errorf("write capture slot: %w", err)
+	}
+	return nil
+}
+
+// steer attaches this slot's copy of the sk_lookup program to the namespace, or replaces the pinned one.
+func (s *Slot) steer(netns int) error {
+	spec := s.c.spec.Copy()
+	for name := range spec.Programs {
+		if name != "steer" {
+			delete(spec.Programs, name)
+		}
+	}
+	if err := spec.Variables["steer_slot"].Set(s.index); err != nil {
+		return fmt.Errorf("set slot of steer: %w", err)
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: s.c.shared})
+	if err != nil {
+		return fmt.Errorf("load steer: %w", err)
+	}
+	defer coll.Close()
+	prog := coll.Programs["steer"]
+	if old, err := link.LoadPinnedLink(s.linkPath(), nil); err == nil {
+		defer old.Close()
+		if err := old.Update(prog); err == nil {
+			return nil
+		}
+		_ = old.Unpin() // of a namespace that is gone
+	}
+	l, err := link.AttachNetNs(netns, prog)
+	if err != nil {
+		return fmt.Errorf("attach steer: %w", err)
+	}
+	defer l.Close()
+	if err := l.Pin(s.linkPath()); err != nil {
+		return fmt.Errorf("pin steer: %w", err)
+	}
+	return nil
+}
+
+func (s *Slot) linkPath() string {
+	return filepath.Join(s.c.dir, "steer", strconv.FormatUint(uint64(s.index), 10))
+}
+
+// Cookie returns the pod's network namespace cookie.
+func (s *Slot) Cookie() uint64 { return s.cookie }
+
+// Listen makes the listening socket fd serve role for connections of its family.
+func (s *Slot) Listen(role Role, fd int, v6 bool) error {
+	if err := s.c.Own(fd); err != nil {
+		return err
+	}
+	if err := s.c.maps.Listeners.Put(s.listenerKey(role, v6), uint64(fd)); err != nil {
+		return fmt.Errorf("steer to listener: %w", err)
+	}
+	return nil
+}
+
+func (s *Slot) listenerKey(role Role, v6 bool) uint32 {
+	key := s.index*uint32(captureListenerRoleROLE_STRIDE) + uint32(role)*2
+	if v6 {
+		key++
+	}
+	return key
+}
+
+// Enroll opens the way, both directions at once: it is the last write. The ports are those of the outbound
+// listeners on loopback, 0 if there is none of the family.
+func (s *Slot) Enroll(outPort4, outPort6 uint16) error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.value.OutPort4, s.value.OutPort6 = outPort4, outPort6
+	s.value.State = uint32(capturePodStatePOD_ENROLLED)
+	return s.write()
+}
+
+// Suspend refuses the pod's new connections until Enroll.
+func (s *Slot) Suspend() error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.value.State = uint32(capturePodStatePOD_PENDING)
+	return s.write()
+}
+
+// Withdraw lets the pod go: its next connection is as if there were no mesh.
+func (s *Slot) Withdraw() error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.c.slots[s.cookie] != s {
+		return nil
+	}
+	err := s.clear()
+	delete(s.c.slots, s.cookie)
+	delete(s.c.used, s.index)
+	return err
+}
+
+func (s *Slot) clear() error {
+	s.value.State = uint32(capturePodStatePOD_UNMANAGED)
+	err := s.write()
+	if l, lerr := link.LoadPinnedLink(s.linkPath(), nil); lerr == nil {
+		_ = l.Unpin()
+		l.Close()
+	}
+	gone := func(e error) {
+		if e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	gone(s.c.maps.Pods.Delete(s.cookie))
+	for a := range s.addrs {
+		gone(s.c.maps.OwnAddrs.Delete(captureOwnAddr{Slot: s.index, Ip: words(a)}))
+	}
+	for _, role := range []Role{Outbound, Plaintext, Tunnel} {
+		for _, v6 := range []bool{false, true} {
+			if e := s.c.maps.Listeners.Delete(s.listenerKey(role, v6)); !errors.Is(e, unix.EINVAL) {
+				gone(e)
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("release capture slot %d: %w", s.index, err)
+	}
+	return nil
+}
+
+// adoptSlots finds what an earlier agent left.
+func (c *Capture) adoptSlots() error {
+	var cookie uint64
+	var index uint32
+	for it := c.maps.Pods.Iterate(); it.Next(&cookie, &index); {
+		s := &Slot{c: c, index: index, cookie: cookie, addrs: map[netip.Addr]bool{}}
+		if err := c.maps.Slots.Lookup(index, &s.value); err != nil {
+			return fmt.Errorf("read capture slot %d: %w", index, err)
+		}
+		c.slots[cookie], c.used[index] = s, true
+	}
+	var own captureOwnAddr
+	var one uint32
+	for it := c.maps.OwnAddrs.Iterate(); it.Next(&own, &one); {
+		for _, s := range c.slots {
+			if s.index == own.Slot {
+				s.addrs[addrOf(own.Ip)] = true
+			}
+		}
+	}
+	return c.forgetPeers()
+}
+
+// forgetPeers drops what an earlier agent noted about connections that ended with it.
+func (c *Capture) forgetPeers() error {
+	var keys []capturePeerKey
+	var key capturePeerKey
+	var value captureAddr
+	for it := c.maps.Peers.Iterate(); it.Next(&key, &value); {
+		keys = append(keys, key)
+	}
+	for _, k := range keys {
+		if err := c.maps.Peers.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget peer: %w", err)
+		}
+	}
+	return nil
+}
+
+// Retain withdraws every pod whose cookie is not among `keep`: those whose namespaces are gone.
+func (c *Capture) Retain(keep map[uint64]bool) error {
+	c.mu.Lock()
+	var stale []*Slot
+	for cookie, s := range c.slots {
+		if !keep[cookie] {
+			stale = append(stale, s)
+		}
+	}
+	c.mu.Unlock()
+	var errs []error
+	for _, s := range stale {
+		errs = append(errs, s.Withdraw())
+	}
+	return errors.Join(errs...)
+}
+
+// RetireOthers removes what agents with another map layout pinned beside this one.
+func (c *Capture) RetireOthers() error {
+	entries, err := os.ReadDir(filepath.Dir(c.dir))
+	if err != nil {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != abiVersion {
+			if err := os.RemoveAll(filepath.Join(filepath.Dir(c.dir), e.Name())); err != nil {
+				return fmt.Errorf("retire pins %s: %w", e.Name(), err)
+			}
+		}
+	}
+	return nil
+}
