@@ -238,6 +238,8 @@ static __always_inline enum outcome decide(void *ctx, struct bpf_sock *sk, __u32
 		return count(OUT_LOCAL, GO);
 	if (is_link_local(dst->ip))
 		return count(OUT_LINK_LOCAL, GO);
+	if (slot->state == POD_LEAVING)
+		return GO;
 	if (slot->state != POD_ENROLLED)
 		return count(OUT_PENDING, STOP);
 
@@ -385,6 +387,8 @@ int steer(struct bpf_sk_lookup *ctx)
 		return count(IN_LOCAL, SK_PASS);
 	if (slot->state == POD_PENDING)
 		return count(IN_PENDING, SK_DROP);
+	if (slot->state == POD_LEAVING && role == ROLE_PLAINTEXT)
+		return SK_PASS;
 
 	__u32 key = index * ROLE_STRIDE + role * 2 + (ctx->family == AF_INET6);
 	struct bpf_sock *listener = bpf_map_lookup_elem(&listeners, &key);

@@ -86,6 +86,7 @@ const (
 	capturePodStatePOD_UNMANAGED capturePodState = 0
 	capturePodStatePOD_PENDING   capturePodState = 1
 	capturePodStatePOD_ENROLLED  capturePodState = 2
+	capturePodStatePOD_LEAVING   capturePodState = 3
 )
 
 type captureSlot struct {

@@ -207,10 +207,15 @@ func (s *Slot) Enroll(outPort4, outPort6 uint16) error {
 }
 
 // Suspend refuses the pod's new connections until Enroll.
-func (s *Slot) Suspend() error {
+func (s *Slot) Suspend() error { return s.setState(capturePodStatePOD_PENDING) }
+
+// Leave lets the pod's new connections pass as if there were no mesh, while peers' tunnels still reach it.
+func (s *Slot) Leave() error { return s.setState(capturePodStatePOD_LEAVING) }
+
+func (s *Slot) setState(state capturePodState) error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	s.value.State = uint32(capturePodStatePOD_PENDING)
+	s.value.State = uint32(state)
 	return s.write()
 }
 

@@ -26,9 +26,8 @@ var ErrMalformed = errors.New("malformed workload identity")
 // New returns the ID of a service account.
 // Returns an error that wraps ErrMalformed if a part is empty or has a character that SPIFFE or Kubernetes forbids.
 func New(trustDomain, namespace, serviceAccount string) (ID, error) {
-	td, err := spiffeid.TrustDomainFromString(trustDomain)
-	if err != nil || td.Name() != trustDomain {
-		return ID{}, fmt.Errorf("%w: trust domain %q", ErrMalformed, trustDomain)
+	if err := checkTrustDomain(trustDomain); err != nil {
+		return ID{}, err
 	}
 	if !isLabel(namespace, 63, false) {
 		return ID{}, fmt.Errorf("%w: namespace %q", ErrMalformed, namespace)
@@ -57,6 +56,15 @@ func Parse(s string) (ID, error) {
 		return ID{}, fmt.Errorf("%w: %q is not canonical", ErrMalformed, s)
 	}
 	return id, nil
+}
+
+// checkTrustDomain is the SPIFFE-ID standard, section 2.1, with its limit of 255 bytes, and without empty labels.
+func checkTrustDomain(name string) error {
+	td, err := spiffeid.TrustDomainFromString(name)
+	if err != nil || td.Name() != name || len(name) > 255 || strings.Contains("."+name+".", "..") {
+		return fmt.Errorf("%w: trust domain %q", ErrMalformed, name)
+	}
+	return nil
 }
 
 // isLabel tells whether s is a DNS label (RFC 1123), or with dots a DNS subdomain, of at most max bytes.

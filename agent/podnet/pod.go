@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/warren-mesh/warren/bpf"
 	"golang.org/x/sys/unix"
 )
@@ -20,11 +22,15 @@ type Pod struct {
 	// except on Outbound, whose OriginalDst the slot knows.
 	Outbound, Plaintext, Tunnel []net.Listener
 
-	netns   *os.File
-	thread  *Thread
-	capture *bpf.Capture
-	slot    *bpf.Slot
-	stocks  [2]*stock // IPv4, IPv6
+	// Addrs are the pod's own, as its namespace has them.
+	Addrs []netip.Addr
+
+	failOpen bool
+	netns    *os.File
+	thread   *Thread
+	capture  *bpf.Capture
+	slot     *bpf.Slot
+	stocks   [2]*stock // IPv4, IPv6
 
 	life  context.Context
 	end   context.CancelFunc
@@ -34,7 +40,6 @@ type Pod struct {
 // Spec says which pod to open.
 type Spec struct {
 	Netns    string // path of its network namespace
-	Addrs    []netip.Addr
 	FailOpen bool
 }
 
@@ -59,19 +64,76 @@ func Open(ctx context.Context, thread *Thread, capture *bpf.Capture, spec Spec) 
 }
 
 func (p *Pod) open(ctx context.Context, spec Spec) error {
+	if err := p.reserve(ctx, spec.FailOpen); err != nil {
+		return err
+	}
+	return p.listen(ctx)
+}
+
+// reserve captures the pod under the addresses that its namespace has now.
+func (p *Pod) reserve(ctx context.Context, failOpen bool) error {
 	var cookie uint64
 	if err := p.thread.Do(ctx, p.netns, func() (err error) {
-		cookie, err = netnsCookie()
+		if cookie, err = netnsCookie(); err == nil {
+			p.Addrs, err = addresses()
+		}
 		return err
 	}); err != nil {
 		return err
 	}
-	slot, err := p.capture.Reserve(bpf.Pod{Cookie: cookie, Netns: int(p.netns.Fd()), Addrs: spec.Addrs, FailOpen: spec.FailOpen})
+	slot, err := p.capture.Reserve(bpf.Pod{Cookie: cookie, Netns: int(p.netns.Fd()), Addrs: p.Addrs, FailOpen: failOpen})
 	if err != nil {
 		return err
 	}
-	p.slot = slot
-	return p.listen(ctx)
+	p.slot, p.failOpen = slot, failOpen
+	return nil
+}
+
+// Refresh takes up addresses that the namespace got or lost, and a changed choice of what happens without agent.
+func (p *Pod) Refresh(ctx context.Context, failOpen bool) error {
+	var now []netip.Addr
+	if err := p.thread.Do(ctx, p.netns, func() (err error) {
+		now, err = addresses()
+		return err
+	}); err != nil {
+		return err
+	}
+	if failOpen == p.failOpen && slices.Equal(now, p.Addrs) {
+		return nil
+	}
+	return p.reserve(ctx, failOpen)
+}
+
+// CookieOf returns the cookie of the network namespace at path.
+func CookieOf(ctx context.Context, thread *Thread, path string) (cookie uint64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, fmt.Errorf("open network namespace: %w", err)
+	}
+	defer f.Close()
+	err = thread.Do(ctx, f, func() (err error) {
+		cookie, err = netnsCookie()
+		return err
+	})
+	return cookie, err
+}
+
+// Cookie is the network namespace's, known once the pod is open.
+func (p *Pod) Cookie() uint64 { return p.slot.Cookie() }
+
+// addresses returns the addresses of the thread's namespace but loopback's.
+func addresses() ([]netip.Addr, error) {
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range list {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && !ip.IsLoopback() {
+			out = append(out, ip.Unmap())
+		}
+	}
+	return out, nil
 }
 
 func netnsCookie() (uint64, error) {
@@ -164,6 +226,9 @@ func (p *Pod) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration,
 
 // Forget drops the record of a captured connection that ended.
 func (p *Pod) Forget(client netip.AddrPort) { p.slot.Forget(client) }
+
+// Leave lets the pod's new connections pass uncaptured, while peers that do not know yet still reach it by tunnel.
+func (p *Pod) Leave() error { return p.slot.Leave() }
 
 // Withdraw lets the pod go: its next connection is as if there were no mesh. Open connections go on.
 func (p *Pod) Withdraw() error { return p.slot.Withdraw() }

@@ -47,7 +47,7 @@ func newNode(t *testing.T) *node {
 	done := make(chan error, 1)
 	go func() { done <- n.thread.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
-	n.pod, err = Open(ctx, n.thread, n.capture, Spec{Netns: n.a.Path, Addrs: n.a.Addrs})
+	n.pod, err = Open(ctx, n.thread, n.capture, Spec{Netns: n.a.Path})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}

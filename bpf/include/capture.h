@@ -20,6 +20,7 @@ enum pod_state {
 	POD_UNMANAGED = 0, /* as if there were no mesh */
 	POD_PENDING = 1,   /* captured, not served yet: every connection is refused */
 	POD_ENROLLED = 2,  /* captured and served */
+	POD_LEAVING = 3,   /* no longer captured, but peers' tunnels are served until they know */
 };
 
 /* slot is what the kernel needs to know of one pod. The whole life of a pod is writes to its slot. */

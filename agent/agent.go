@@ -1,0 +1,239 @@
+// Package agent is a node's life: capture in the kernel, ztunnel, identities, and what the controller says,
+// wired together.
+//
+//	feed      what the mesh looks like, from the controller; the last good state over restarts
+//	enroll    which pods of this node are captured
+//	podnet    sockets inside their network namespaces
+//	observe   connection records → log, metrics, flows
+//	admin     what agentctl and a CNI plug-in ask, on a unix socket
+//	relay     the same questions from the controller, over a stream that the agent opens
+package agent
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/warren-mesh/warren/agent/admin"
+	"github.com/warren-mesh/warren/agent/enroll"
+	"github.com/warren-mesh/warren/agent/feed"
+	"github.com/warren-mesh/warren/agent/observe"
+	"github.com/warren-mesh/warren/agent/podnet"
+	"github.com/warren-mesh/warren/agent/relay"
+	"github.com/warren-mesh/warren/api/adminv1"
+	"github.com/warren-mesh/warren/api/meshv1"
+	"github.com/warren-mesh/warren/bpf"
+	"github.com/warren-mesh/warren/identity"
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/ztunnel"
+)
+
+// Config is what an agent is told. Fields without a default are required.
+type Config struct {
+	Node        string
+	TrustDomain string
+	// Controller is its gRPC address, host:port.
+	Controller string
+	// TrustBundle is a PEM file with the roots that vouch for the controller, used until the controller sends more.
+	TrustBundle string
+	// JoinTokenFile proves the node's name once; empty if the state directory has the node's SVID.
+	JoinTokenFile string
+	// StateDir keeps the last good state, SVIDs and the pod registry; on a tmpfs, as it holds keys.
+	StateDir string
+	// Socket is the unix socket of the admin API and of the CNI plug-in.
+	Socket string
+	// PinDir is this agent's directory on a bpffs.
+	PinDir string
+	// CgroupRoot is the cgroup v2 hierarchy; empty finds it.
+	CgroupRoot string
+	// MetricsListen serves /metrics, /healthz and /readyz; empty serves none.
+	MetricsListen string
+	// EncryptSameNode tunnels between pods of this node too.
+	EncryptSameNode bool
+	// DrainTimeout is how long open connections may go on when the agent stops.
+	DrainTimeout time.Duration
+	Version      string
+	Log          *slog.Logger
+}
+
+// Agent is one node's agent.
+type Agent struct {
+	cfg      Config
+	reg      *prometheus.Registry
+	bundles  *identity.BundleStore
+	manager  *identity.Manager
+	channel  *grpc.ClientConn
+	feed     *feed.Client
+	world    *mesh.Store[ztunnel.World]
+	capture  *bpf.Capture
+	thread   *podnet.Thread
+	proxy    *ztunnel.Proxy
+	observer *observe.Observer
+	enroller *enroll.Enroller
+	admin    *admin.Server
+}
+
+// New prepares everything that can fail for good, so that Run only has to serve.
+func New(cfg Config) (*Agent, error) {
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	a := &Agent{cfg: cfg, reg: prometheus.NewRegistry(), bundles: &identity.BundleStore{}, thread: podnet.NewThread()}
+	if err := a.identities(); err != nil {
+		return nil, err
+	}
+	a.feed = feed.New(feed.Config{
+		Client: meshv1.NewMeshClient(a.channel), AgentVersion: cfg.Version,
+		StateFile: filepath.Join(cfg.StateDir, "mesh.state"), Enforce: a.enforce, Log: cfg.Log,
+	})
+	a.world = mesh.NewStore(worldOf(a.feed.Store().Load()))
+	a.takeBundle(a.feed.Store().Load())
+	if err := a.dataPath(); err != nil {
+		return nil, err
+	}
+	a.admin = admin.New(admin.Config{
+		Node: cfg.Node, Version: cfg.Version, Started: time.Now(), NodeID: a.nodeID().String(), World: a.world, Bundle: a.bundles.Load,
+		Feed: a.feed, Certs: a.manager, Enroller: a.enroller, Proxy: a.proxy, Observer: a.observer, Capture: a.capture,
+	})
+	return a, a.registerMetrics()
+}
+
+func (a *Agent) nodeID() identity.AgentID {
+	id, _ := identity.NodeID(a.cfg.TrustDomain, a.cfg.Node) // checked by identities
+	return id
+}
+
+// identities sets up who the node is and how it comes by its pods' SVIDs.
+func (a *Agent) identities() error {
+	node, err := identity.NodeID(a.cfg.TrustDomain, a.cfg.Node)
+	if err != nil {
+		return fmt.Errorf("--node or --trust-domain: %w", err)
+	}
+	bundle, err := readBundle(a.cfg.TrustBundle, a.cfg.TrustDomain)
+	if err != nil {
+		return err
+	}
+	a.bundles.Swap(bundle)
+	cache, err := identity.OpenCache(filepath.Join(a.cfg.StateDir, "svids"), time.Now(), a.cfg.Log)
+	if err != nil {
+		return err
+	}
+	s := &signer{cfg: a.cfg, bundle: a.bundles.Load, node: node}
+	a.manager, err = identity.NewManager(identity.ManagerConfig{Signer: s, Bundle: a.bundles.Load, Cache: cache, Log: a.cfg.Log})
+	if err != nil {
+		return err
+	}
+	s.certs = a.manager
+	a.channel, err = dialController(a.cfg, a.manager.For(node), a.bundles.Load)
+	s.channel = a.channel
+	a.manager.Want(nodeUID, node)
+	return err
+}
+
+func readBundle(path, trustDomain string) (*identity.Bundle, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read trust bundle: %w", err)
+	}
+	var roots []*x509.Certificate
+	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("trust bundle %s: %w", path, err)
+		}
+		roots = append(roots, cert)
+	}
+	if len(roots) == 0 {
+		return nil, fmt.Errorf("trust bundle %s: no PEM certificate in it", path)
+	}
+	return identity.NewBundle(map[string][]*x509.Certificate{trustDomain: roots})
+}
+
+// dataPath loads the capture and builds what serves captured connections.
+func (a *Agent) dataPath() error {
+	root := a.cfg.CgroupRoot
+	if root == "" {
+		found, err := bpf.CgroupRoot()
+		if err != nil {
+			return err
+		}
+		root = found
+	}
+	capture, err := bpf.Open(bpf.Config{PinDir: a.cfg.PinDir, CgroupRoot: root, Log: a.cfg.Log})
+	if err != nil {
+		return err
+	}
+	a.capture = capture
+	certs := certs{a.manager, a.bundles}
+	a.observer = observe.New(a.cfg.Node, a.cfg.Log, a.reg)
+	a.proxy = ztunnel.New(ztunnel.Config{
+		Node: a.cfg.Node, World: a.world, Certs: certs, Log: a.cfg.Log, Sink: a.observer.Sink,
+		MaxConns: maxConns(), EncryptSameNode: a.cfg.EncryptSameNode,
+	})
+	a.enroller, err = enroll.New(enroll.Config{
+		Node: a.cfg.Node, StateDir: a.cfg.StateDir, World: a.world, Capture: capture, Thread: a.thread,
+		Proxy: a.proxy, Certs: certs, Log: a.cfg.Log,
+	})
+	return err
+}
+
+func worldOf(s *feed.State) *ztunnel.World { return &ztunnel.World{Mesh: s.Mesh, Policies: s.Policies} }
+
+// takeBundle puts the controller's trust bundle in force, if it sent one.
+func (a *Agent) takeBundle(s *feed.State) {
+	if s.Bundle != nil && len(s.Bundle.TrustDomains()) > 0 {
+		a.bundles.Swap(s.Bundle)
+	}
+}
+
+// enforce makes a state the one that is decided by. When it returns, no open connection is there that the state
+// forbids: only then is the version acknowledged.
+func (a *Agent) enforce(_ context.Context, s *feed.State) error {
+	a.takeBundle(s)
+	a.manager.BundleChanged()
+	a.world.Swap(worldOf(s))
+	a.proxy.Redecide()
+	return nil
+}
+
+// Run serves until ctx ends, and then lets open connections go on for the drain timeout. Pods stay captured.
+func (a *Agent) Run(ctx context.Context) error {
+	socket, err := admin.Listen(a.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	tctx, stopThread := context.WithCancel(context.WithoutCancel(ctx))
+	threadDone := make(chan error, 1)
+	go func() { threadDone <- a.thread.Run(tctx) }()
+
+	group.Go(func() error { return a.manager.Run(gctx) })
+	group.Go(func() error { return a.feed.Run(gctx) })
+	group.Go(func() error { return a.enroller.Run(gctx) })
+	group.Go(func() error { return admin.Serve(gctx, socket, a.admin) })
+	group.Go(func() error { return a.serveMetrics(gctx) })
+	group.Go(func() error {
+		return relay.New(relay.Config{Client: adminv1.NewRelayClient(a.channel), Admin: a.admin, Log: a.cfg.Log}).Run(gctx)
+	})
+	a.cfg.Log.Info("agent serves", "node", a.cfg.Node, "version", a.cfg.Version, "socket", a.cfg.Socket, "controller", a.cfg.Controller)
+	err = group.Wait()
+	a.proxy.Close(a.cfg.DrainTimeout)
+	stopThread()
+	<-threadDone
+	a.channel.Close()
+	err = errors.Join(err, a.capture.Close())
+	if ctx.Err() != nil {
+		return nil // asked to stop: what ended because of that is no failure
+	}
+	return err
+}

@@ -1,0 +1,269 @@
+// Package enroll decides which pods of this node are captured, and makes it so.
+//
+// Whoever makes a pod's network namespace (a CNI plug-in, the lab) registers it here by UID and path. The
+// controller says by the same UID whether the pod is in the mesh and who it is. Both known, the pod is enrolled;
+// when it leaves the mesh it is let go without cutting what is open. A pod's identity never follows from an address.
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/warren-mesh/warren/agent/podnet"
+	"github.com/warren-mesh/warren/bpf"
+	"github.com/warren-mesh/warren/identity"
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/ztunnel"
+)
+
+// Config is what an Enroller needs; every field is required.
+type Config struct {
+	Node     string
+	StateDir string
+	World    *mesh.Store[ztunnel.World]
+	Capture  *bpf.Capture
+	Thread   *podnet.Thread
+	Proxy    *ztunnel.Proxy
+	Certs    Certs
+	Log      *slog.Logger
+}
+
+// Certs is what enrolling needs of the identity manager.
+type Certs interface {
+	Want(uid string, id identity.Name)
+	Forget(uid string)
+	Get(ctx context.Context, id identity.Name) (*identity.SVID, error)
+}
+
+const (
+	// addTimeout is how long Add waits for the controller to know the pod, and for its enrolment.
+	addTimeout = 10 * time.Second
+	// svidWait is how long enrolling waits for the pod's first SVID. Without one it is enrolled all the same, and
+	// its connections are refused with a reason.
+	svidWait = 3 * time.Second
+	// leaveGrace is how long peers that do not know yet may still reach a pod that left by tunnel.
+	leaveGrace = 5 * time.Second
+	// rescan is how often addresses are read again.
+	rescan = 10 * time.Second
+)
+
+// ErrUnknownPod is returned by Add if the controller did not tell about the pod in time.
+var ErrUnknownPod = errors.New("the controller does not know this pod")
+
+// Enroller owns the pods of this node.
+type Enroller struct {
+	cfg   Config
+	kick  chan struct{} // capacity 1
+	tasks sync.WaitGroup
+
+	mu   sync.Mutex
+	pods map[mesh.UID]*pod
+}
+
+// pod is one registered pod. Only reconcile changes net and state, under Enroller.mu.
+type pod struct {
+	reg     Registration
+	state   State
+	reason  string
+	net     *podnet.Pod
+	id      identity.ID
+	changed chan struct{} // closed at each change of state
+	stop    context.CancelFunc
+}
+
+// State is where a pod stands.
+type State string
+
+const (
+	Unknown   State = "unknown"   // registered, but the controller has not told about it
+	Unmanaged State = "unmanaged" // not in the mesh
+	Pending   State = "pending"   // in the mesh, captured, refused
+	Enrolled  State = "enrolled"  // captured and served
+)
+
+// New reads the registry of an earlier agent and returns an Enroller that does nothing until Run.
+func New(cfg Config) (*Enroller, error) {
+	e := &Enroller{cfg: cfg, kick: make(chan struct{}, 1), pods: map[mesh.UID]*pod{}}
+	regs, err := loadRegistry(e.registryPath())
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range regs {
+		if _, err := os.Stat(r.Netns); err != nil {
+			cfg.Log.Info("forgetting pod whose network namespace is gone", "pod", r.fullName())
+			continue
+		}
+		e.pods[r.UID] = newPod(r)
+	}
+	return e, nil
+}
+
+func newPod(r Registration) *pod {
+	return &pod{reg: r, state: Unknown, changed: make(chan struct{})}
+}
+
+func (e *Enroller) registryPath() string { return filepath.Join(e.cfg.StateDir, "pods.json") }
+
+// Run enrols and lets go as the world says, until ctx ends. Pods stay captured then.
+func (e *Enroller) Run(ctx context.Context) error {
+	tick := time.NewTicker(rescan)
+	defer tick.Stop()
+	defer e.closeAll()
+	first := true
+	for {
+		changed := e.cfg.World.Changed()
+		e.reconcile(ctx, first)
+		if first {
+			first = false
+			if err := e.retain(); err != nil {
+				e.cfg.Log.Warn("stale captures remain", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-e.kick:
+		case <-tick.C:
+		}
+	}
+}
+
+// retain drops the captures of namespaces that no registered pod has.
+func (e *Enroller) retain() error {
+	e.mu.Lock()
+	keep := map[uint64]bool{}
+	for _, p := range e.pods {
+		if p.net != nil {
+			keep[p.net.Cookie()] = true
+			continue
+		}
+		if cookie, err := podnet.CookieOf(context.Background(), e.cfg.Thread, p.reg.Netns); err == nil {
+			keep[cookie] = true // still pending on the controller's word: what captures it stays
+		}
+	}
+	e.mu.Unlock()
+	return errors.Join(e.cfg.Capture.Retain(keep), e.cfg.Capture.RetireOthers())
+}
+
+// Add registers a pod and waits until it is enrolled, or known not to be in the mesh.
+// Returns an error that wraps ErrUnknownPod if the controller does not tell about it in time.
+func (e *Enroller) Add(ctx context.Context, reg Registration) (State, error) {
+	if _, err := os.Stat(reg.Netns); err != nil {
+		return "", fmt.Errorf("add pod %s: network namespace: %w", reg.fullName(), err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, addTimeout)
+	defer cancel()
+	e.mu.Lock()
+	p := e.pods[reg.UID]
+	if p == nil || p.reg != reg {
+		if p != nil {
+			e.letGo(p)
+		}
+		p = newPod(reg)
+		e.pods[reg.UID] = p
+	}
+	err := e.save()
+	e.mu.Unlock()
+	if err != nil {
+		return "", err
+	}
+	e.wake()
+	return e.await(ctx, p)
+}
+
+func (e *Enroller) await(ctx context.Context, p *pod) (State, error) {
+	for {
+		e.mu.Lock()
+		state, reason, changed := p.state, p.reason, p.changed
+		e.mu.Unlock()
+		if state == Enrolled || state == Unmanaged {
+			return state, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			if state == Unknown {
+				return "", fmt.Errorf("add pod %s: %w (uid %s)", p.reg.fullName(), ErrUnknownPod, p.reg.UID)
+			}
+			return "", fmt.Errorf("add pod %s: still %s: %s", p.reg.fullName(), state, reason)
+		}
+	}
+}
+
+// Remove forgets a pod whose network namespace goes away. Its open connections end.
+func (e *Enroller) Remove(uid mesh.UID) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.pods[uid]
+	if p == nil {
+		return nil
+	}
+	e.letGo(p)
+	delete(e.pods, uid)
+	return e.save()
+}
+
+// letGo ends everything about a pod at once. Caller holds mu.
+func (e *Enroller) letGo(p *pod) {
+	e.cfg.Certs.Forget(string(p.reg.UID))
+	if p.net != nil {
+		if err := p.net.Withdraw(); err != nil {
+			e.cfg.Log.Warn("pod's capture remains", "pod", p.reg.fullName(), "err", err)
+		}
+		e.cfg.Proxy.EndPod(p.reg.UID)
+		p.stop()
+		p.net.Close()
+		p.net = nil
+	}
+	e.setState(p, Unknown, "")
+}
+
+func (e *Enroller) save() error {
+	regs := make([]Registration, 0, len(e.pods))
+	for _, p := range e.pods {
+		regs = append(regs, p.reg)
+	}
+	slices.SortFunc(regs, func(a, b Registration) int { return strings.Compare(string(a.UID), string(b.UID)) })
+	return saveRegistry(e.registryPath(), regs)
+}
+
+func (e *Enroller) wake() {
+	select {
+	case e.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (e *Enroller) setState(p *pod, s State, reason string) {
+	if p.state == s && p.reason == reason {
+		return
+	}
+	if p.state != s {
+		e.cfg.Log.Info("pod "+string(s), "pod", p.reg.fullName(), "reason", reason)
+	}
+	p.state, p.reason = s, reason
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// closeAll closes every pod's listeners and waits for those who accepted on them.
+func (e *Enroller) closeAll() {
+	e.mu.Lock()
+	for _, p := range e.pods {
+		if p.net != nil {
+			p.stop()
+			p.net.Close()
+		}
+	}
+	e.mu.Unlock()
+	e.tasks.Wait()
+}

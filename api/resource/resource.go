@@ -1,0 +1,171 @@
+// Package resource is what the mesh's wire resources mean: it keys them, and decodes them into the values that a node
+// works with. The controller runs every state that it compiles through [Decode] before it publishes it, and an agent
+// every state that it receives: one reading, so that what the first accepts the second does not refuse.
+//
+// Bytes from the wire are foreign: every decoder checks what it reads, bounds it and never panics.
+package resource
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/warren-mesh/warren/api/meshv1"
+	"github.com/warren-mesh/warren/identity"
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/policy"
+)
+
+// ErrUndecodable is wrapped by every error of Decode and Key.
+var ErrUndecodable = errors.New("undecodable resource")
+
+const (
+	maxName  = 253
+	maxAddrs = 16
+	maxList  = 10_000
+)
+
+// Decoded is a whole state, ready to be used.
+type Decoded struct {
+	Mesh     *mesh.Snapshot
+	Policies *policy.Set
+	Bundle   *identity.Bundle
+}
+
+// Key returns the key under which a resource of its content must stand.
+// Returns an error that wraps ErrUndecodable if it has no content or no name.
+func Key(r *meshv1.Resource) (string, error) {
+	kind, name := "", ""
+	switch k := r.GetKind().(type) {
+	case *meshv1.Resource_Workload:
+		kind, name = "workload", k.Workload.GetUid()
+	case *meshv1.Resource_Service:
+		kind, name = "service", fullName(k.Service)
+	case *meshv1.Resource_Policy:
+		kind, name = "policy", fullName(k.Policy)
+	case *meshv1.Resource_Bundle:
+		kind, name = "bundle", k.Bundle.GetTrustDomain()
+	default:
+		return "", fmt.Errorf("%w: %q has no content that this version knows", ErrUndecodable, r.GetKey())
+	}
+	if name == "" {
+		return "", fmt.Errorf("%w: a %s without a name", ErrUndecodable, kind)
+	}
+	if len(name) > 2*maxName+1 {
+		return "", fmt.Errorf("%w: a %s whose name is longer than %d bytes", ErrUndecodable, kind, 2*maxName+1)
+	}
+	return kind + "/" + name, nil
+}
+
+func fullName(o interface {
+	GetNamespace() string
+	GetName() string
+}) string {
+	if o.GetNamespace() == "" || o.GetName() == "" {
+		return ""
+	}
+	return o.GetNamespace() + "/" + o.GetName()
+}
+
+// Workload wraps a workload as a resource under its key.
+func Workload(w *meshv1.Workload) *meshv1.Resource {
+	return &meshv1.Resource{Key: "workload/" + w.GetUid(), Kind: &meshv1.Resource_Workload{Workload: w}}
+}
+
+// Service wraps a service as a resource under its key.
+func Service(s *meshv1.Service) *meshv1.Resource {
+	return &meshv1.Resource{Key: "service/" + fullName(s), Kind: &meshv1.Resource_Service{Service: s}}
+}
+
+// Policy wraps a policy as a resource under its key.
+func Policy(p *meshv1.AuthorizationPolicy) *meshv1.Resource {
+	return &meshv1.Resource{Key: "policy/" + fullName(p), Kind: &meshv1.Resource_Policy{Policy: p}}
+}
+
+// Bundle wraps a trust bundle as a resource under its key.
+func Bundle(b *meshv1.TrustBundle) *meshv1.Resource {
+	return &meshv1.Resource{Key: "bundle/" + b.GetTrustDomain(), Kind: &meshv1.Resource_Bundle{Bundle: b}}
+}
+
+// Decode decodes a whole state. Errors wrap ErrUndecodable, mesh.ErrInconsistent or policy.ErrInvalid, or are
+// identity's about a trust bundle.
+func Decode(epoch string, version uint64, resources map[string]*meshv1.Resource) (Decoded, error) {
+	var workloads []*mesh.Workload
+	var services []*mesh.Service
+	var policies []*policy.Policy
+	roots := make(map[string][][]byte)
+	for _, key := range slices.Sorted(maps.Keys(resources)) {
+		r := resources[key]
+		want, err := Key(r)
+		if err == nil && (want != key || r.GetKey() != key) {
+			err = fmt.Errorf("%w: it stands under the key %q", ErrUndecodable, r.GetKey())
+		}
+		switch k := r.GetKind().(type) {
+		case *meshv1.Resource_Workload:
+			err = errors.Join(err, collect(&workloads, k.Workload, DecodeWorkload))
+		case *meshv1.Resource_Service:
+			err = errors.Join(err, collect(&services, k.Service, DecodeService))
+		case *meshv1.Resource_Policy:
+			err = errors.Join(err, collect(&policies, k.Policy, DecodePolicy))
+		case *meshv1.Resource_Bundle:
+			roots[k.Bundle.GetTrustDomain()] = k.Bundle.GetRoots()
+		}
+		if err != nil {
+			return Decoded{}, fmt.Errorf("resource %q: %w", key, err)
+		}
+	}
+	return index(epoch, version, workloads, services, policies, roots)
+}
+
+func index(epoch string, version uint64, ws []*mesh.Workload, svcs []*mesh.Service, ps []*policy.Policy, roots map[string][][]byte) (Decoded, error) {
+	snapshot, err := mesh.NewSnapshot(epoch, version, ws, svcs)
+	if err != nil {
+		return Decoded{}, err
+	}
+	set, err := policy.NewSet(ps)
+	if err != nil {
+		return Decoded{}, err
+	}
+	bundle, err := identity.ParseBundle(roots)
+	if err != nil {
+		return Decoded{}, err
+	}
+	return Decoded{Mesh: snapshot, Policies: set, Bundle: bundle}, nil
+}
+
+func collect[W, T any](out *[]*T, wire W, decode func(W) (*T, error)) error {
+	v, err := decode(wire)
+	if err != nil {
+		return err
+	}
+	*out = append(*out, v)
+	return nil
+}
+
+func undecodable(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrUndecodable, fmt.Errorf(format, args...))
+}
+
+func decodeAddrs(field string, raw [][]byte) ([]netip.Addr, error) {
+	if len(raw) > maxAddrs {
+		return nil, undecodable("%s: %d addresses, more than %d", field, len(raw), maxAddrs)
+	}
+	var addrs []netip.Addr
+	for i, b := range raw {
+		a, ok := netip.AddrFromSlice(b)
+		if !ok || a.Is4In6() {
+			return nil, undecodable("%s[%d]: %d bytes that are not an unmapped address", field, i, len(b))
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
+}
+
+func decodePort(field string, n uint32) (uint16, error) {
+	if n == 0 || n > 65535 {
+		return 0, undecodable("%s: port %d", field, n)
+	}
+	return uint16(n), nil
+}

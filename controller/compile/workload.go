@@ -1,0 +1,143 @@
+package compile
+
+import (
+	"cmp"
+	"net/netip"
+
+	"github.com/warren-mesh/warren/api/meshv1"
+	"github.com/warren-mesh/warren/api/resource"
+	"github.com/warren-mesh/warren/controller/manifest"
+)
+
+const labelZone = "topology.kubernetes.io/zone"
+
+// pod is one pod that became a workload.
+type pod struct {
+	object   *manifest.Object
+	spec     *manifest.Pod
+	addrs    []netip.Addr
+	workload *meshv1.Workload
+}
+
+// newPod returns the workload of a pod, or nil if it has none: it has ended, or has no address yet.
+func (c *compiler) newPod(o *manifest.Object) *pod {
+	spec := o.Spec.(*manifest.Pod)
+	if phase := spec.Status.Phase; phase == "Succeeded" || phase == "Failed" {
+		return nil
+	}
+	p := &pod{object: o, spec: spec}
+	for _, ip := range spec.Status.IPs() {
+		a, err := netip.ParseAddr(ip)
+		if err != nil {
+			c.problem(o, "left out: address %q", ip)
+			return nil
+		}
+		p.addrs = append(p.addrs, a.Unmap())
+	}
+	if len(p.addrs) == 0 {
+		return nil
+	}
+	w := &meshv1.Workload{
+		// Without an API server nobody gives pods a uid; a name is as lasting as the manifest that has it.
+		Uid:       cmp.Or(o.Meta.UID, o.Namespace+"."+o.Name),
+		Namespace: o.Namespace, Name: o.Name,
+		ServiceAccount: cmp.Or(spec.Spec.ServiceAccountName, "default"),
+		TrustDomain:    c.opts.TrustDomain,
+		Node:           spec.Spec.NodeName,
+		Addresses:      wireAddrs(p.addrs),
+		HostNetwork:    spec.Spec.HostNetwork,
+		App:            appOf(o),
+		Mtls:           &meshv1.MTLS{Mode: meshv1.MTLS_PERMISSIVE},
+	}
+	if node := c.nodes[w.Node]; node != nil {
+		w.Zone = node.Meta.Labels[labelZone]
+	}
+	w.Enrolled = c.enrolled(o, spec)
+	if ns := c.namespaces[o.Namespace]; ns != nil && w.Enrolled {
+		w.FailOpen = ns.Meta.Annotations[manifest.AnnotationAgentAbsent] == manifest.AgentAbsentOpen
+	}
+	if _, err := resource.DecodeWorkload(w); err != nil {
+		c.problem(o, "left out: %v", err)
+		return nil
+	}
+	p.workload = w
+	return p
+}
+
+// enrolled tells whether a pod is in the mesh: its own label says so, or else its namespace's. A pod in its node's
+// network namespace cannot be captured and never is.
+func (c *compiler) enrolled(o *manifest.Object, spec *manifest.Pod) bool {
+	if spec.Spec.HostNetwork {
+		if o.Meta.Labels[manifest.LabelMesh] == manifest.MeshEnabled {
+			c.problem(o, "not enrolled: it has hostNetwork, and the node's own connections are not captured")
+		}
+		return false
+	}
+	if v, ok := o.Meta.Labels[manifest.LabelMesh]; ok {
+		return v == manifest.MeshEnabled
+	}
+	ns := c.namespaces[o.Namespace]
+	return ns != nil && ns.Meta.Labels[manifest.LabelMesh] == manifest.MeshEnabled
+}
+
+// appOf names a pod's owner for people: a label, or the owner, or the pod itself.
+func appOf(o *manifest.Object) string {
+	app := cmp.Or(o.Meta.Labels["app.kubernetes.io/name"], o.Meta.Labels["app"])
+	for _, ref := range o.Meta.OwnerReferences {
+		if app == "" && ref.Controller {
+			app = ref.Name
+		}
+	}
+	return cmp.Or(app, o.Name)
+}
+
+// resolveAddressConflicts leaves out every pod that has the name, uid or an address of an older one. Pods of a host
+// network share their node's address and are no conflict.
+func (c *compiler) resolveAddressConflicts() {
+	byAddr, byUID := make(map[netip.Addr]*pod), make(map[string]*pod)
+	kept := c.pods[:0]
+	for _, p := range c.pods {
+		if other := byUID[p.workload.GetUid()]; other != nil {
+			c.problem(p.object, "left out: uid %s is also that of %s (%s), which is older", p.workload.GetUid(), other.object.Key, other.object.Origin)
+			continue
+		}
+		if c.takenAddr(p, byAddr) {
+			continue
+		}
+		byUID[p.workload.GetUid()] = p
+		for _, a := range p.addrs {
+			if !p.workload.GetHostNetwork() {
+				byAddr[a] = p
+			}
+		}
+		kept = append(kept, p)
+	}
+	c.pods = kept
+}
+
+func (c *compiler) takenAddr(p *pod, byAddr map[netip.Addr]*pod) bool {
+	if p.workload.GetHostNetwork() {
+		return false
+	}
+	seen := make(map[netip.Addr]bool)
+	for _, a := range p.addrs {
+		if seen[a] {
+			c.problem(p.object, "left out: it has address %s twice", a)
+			return true
+		}
+		seen[a] = true
+		if other := byAddr[a]; other != nil {
+			c.problem(p.object, "left out: address %s is also that of %s (%s), which is older", a, other.object.Key, other.object.Origin)
+			return true
+		}
+	}
+	return false
+}
+
+func wireAddrs(addrs []netip.Addr) [][]byte {
+	out := make([][]byte, 0, len(addrs))
+	for _, a := range addrs {
+		out = append(out, a.AsSlice())
+	}
+	return out
+}

@@ -1,0 +1,52 @@
+package controller
+
+import (
+	"cmp"
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// Config is what a controller is told. Fields without a default are required.
+type Config struct {
+	// Manifests are files and folders of manifests; StatusManifests hold what kubelets or allocators write.
+	Manifests       []string
+	StatusManifests []string
+	// StateDir holds the CA's key, join tokens, copies of good manifests and bundle.pem. It is made with mode 0700.
+	StateDir string
+	// Listen is the address for agents. The default is ":15012".
+	Listen string
+	// AdminSocket is the unix socket for agentctl. The default is /run/warren/controller.sock.
+	AdminSocket string
+	// MetricsListen serves /metrics, /healthz and /readyz; empty serves none.
+	MetricsListen string
+	// TrustDomain is the SPIFFE trust domain. The default is cluster.local.
+	TrustDomain string
+	// CACert and CAKey are an existing CA, PEM; by default the controller makes one in StateDir. CARoots are more
+	// roots to trust, for an exchange of CAs.
+	CACert, CAKey, CARoots string
+	// WorkloadTTL is the life of workloads' certificates. Half of it is how long the controller may be away. The
+	// default is 12 h.
+	WorkloadTTL time.Duration
+
+	Version string
+	Log     *slog.Logger
+}
+
+func (c *Config) setDefaults() error {
+	c.Listen = cmp.Or(c.Listen, ":15012")
+	c.AdminSocket = cmp.Or(c.AdminSocket, "/run/warren/controller.sock")
+	c.TrustDomain = cmp.Or(c.TrustDomain, "cluster.local")
+	c.WorkloadTTL = cmp.Or(c.WorkloadTTL, 12*time.Hour)
+	switch {
+	case len(c.Manifests) == 0:
+		return errors.New("controller: no manifests: name at least one file or folder")
+	case c.StateDir == "":
+		return errors.New("controller: no state directory")
+	case (c.CACert == "") != (c.CAKey == ""):
+		return errors.New("controller: a CA needs both its certificate and its key")
+	case c.Log == nil:
+		return errors.New("controller: no log")
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package manifest
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/warren-mesh/warren/api/v1alpha1"
+)
+
+// kind says how objects of one kind are read.
+type kind struct {
+	apiVersion string
+	namespaced bool
+	strict     bool
+	read       func(d *decoder, n *yaml.Node, o *Object) error
+}
+
+// kindOf returns how to read a document, or nil if it is to be ignored. A policy in another group's or version's
+// form is an error: to ignore it would be to open what it closes.
+func kindOf(env envelope) (*kind, error) {
+	group, _, _ := strings.Cut(env.APIVersion, "/")
+	ours := env.Kind == KindAuthorizationPolicy || env.Kind == KindPeerAuthentication
+	switch {
+	case ours && group == "security.istio.io":
+		return nil, fmt.Errorf("apiVersion: %s is Istio's: write %s", env.APIVersion, v1alpha1.APIVersion)
+	case group == v1alpha1.Group && env.APIVersion != v1alpha1.APIVersion:
+		return nil, fmt.Errorf("apiVersion: unknown version %s: write %s", env.APIVersion, v1alpha1.APIVersion)
+	case group == v1alpha1.Group && !ours:
+		return nil, fmt.Errorf("kind: %s has no kind %q", v1alpha1.APIVersion, env.Kind)
+	}
+	if k, ok := kindNamed(env.Kind); ok && k.apiVersion == env.APIVersion {
+		return &k, nil
+	}
+	return nil, nil
+}
+
+func kindNamed(name string) (kind, bool) {
+	nothing := func(*decoder, *yaml.Node, *Object) error { return nil }
+	switch name {
+	case KindNamespace:
+		return kind{"v1", false, false, nothing}, true
+	case KindNode:
+		return kind{"v1", false, false, nothing}, true
+	case KindServiceAccount:
+		return kind{"v1", true, false, nothing}, true
+	case KindPod:
+		return kind{"v1", true, false, readPod}, true
+	case KindService:
+		return kind{"v1", true, false, readService}, true
+	case KindEndpointSlice:
+		return kind{"discovery.k8s.io/v1", true, false, readEndpointSlice}, true
+	case KindAuthorizationPolicy:
+		return kind{v1alpha1.APIVersion, true, true, readAuthorizationPolicy}, true
+	case KindPeerAuthentication:
+		return kind{v1alpha1.APIVersion, true, true, readPeerAuthentication}, true
+	}
+	return kind{}, false
+}
+
+func readPod(d *decoder, n *yaml.Node, o *Object) error {
+	pod := new(Pod)
+	o.Spec = pod
+	if err := d.decode(n, reflect.ValueOf(pod).Elem(), "", 0); err != nil {
+		return err
+	}
+	return checkPod(d, pod)
+}
+
+func readService(d *decoder, n *yaml.Node, o *Object) error {
+	var doc struct {
+		Spec Service `json:"spec"`
+	}
+	o.Spec = &doc.Spec
+	if err := d.decode(n, reflect.ValueOf(&doc).Elem(), "", 0); err != nil {
+		return err
+	}
+	return checkService(d, &doc.Spec)
+}
+
+func readEndpointSlice(d *decoder, n *yaml.Node, o *Object) error {
+	slice := new(EndpointSlice)
+	o.Spec = slice
+	if err := d.decode(n, reflect.ValueOf(slice).Elem(), "", 0); err != nil {
+		return err
+	}
+	return checkEndpointSlice(d, slice)
+}
+
+func readAuthorizationPolicy(d *decoder, n *yaml.Node, o *Object) error {
+	spec := new(v1alpha1.AuthorizationPolicySpec)
+	o.Spec = spec
+	if err := readSpec(d, n, reflect.ValueOf(spec).Elem()); err != nil {
+		return err
+	}
+	return checkAuthorizationPolicy(d, spec)
+}
+
+func readPeerAuthentication(d *decoder, n *yaml.Node, o *Object) error {
+	spec := new(v1alpha1.PeerAuthenticationSpec)
+	o.Spec = spec
+	if err := readSpec(d, n, reflect.ValueOf(spec).Elem()); err != nil {
+		return err
+	}
+	return checkPeerAuthentication(d, spec)
+}
+
+// readSpec reads the spec of one of our own kinds: nothing may stand beside it, nor unknown fields in it.
+func readSpec(d *decoder, n *yaml.Node, spec reflect.Value) error {
+	return d.pairs(n, "", func(key string, kn, val *yaml.Node) error {
+		switch key {
+		case "apiVersion", "kind", "metadata", "status":
+			return nil
+		case "spec":
+			return d.decode(val, spec, "spec", 1)
+		}
+		return d.fail(kn, key, "unknown field")
+	})
+}

@@ -1,0 +1,202 @@
+// Package manifest reads Kubernetes manifests from files and folders, and keeps watching them.
+//
+// It owns strictness: kinds of the group warren.dev are checked field by field, core kinds are read into the small
+// subset that the mesh needs. A bad document rejects its whole file, whose last good content stays in force; every
+// rejection says file, line, object, field and reason. What the objects mean is controller/compile's business.
+package manifest
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	"github.com/warren-mesh/warren/api/v1alpha1"
+)
+
+// Kinds that are read. Every other kind is listed as ignored.
+const (
+	KindNamespace           = "Namespace"
+	KindPod                 = "Pod"
+	KindService             = "Service"
+	KindEndpointSlice       = "EndpointSlice"
+	KindServiceAccount      = "ServiceAccount"
+	KindNode                = "Node"
+	KindAuthorizationPolicy = v1alpha1.KindAuthorizationPolicy
+	KindPeerAuthentication  = v1alpha1.KindPeerAuthentication
+)
+
+// Key names one object.
+type Key struct {
+	Kind      string
+	Namespace string // empty for Namespace and Node
+	Name      string
+}
+
+// String returns "Kind ns/name".
+func (k Key) String() string {
+	if k.Namespace == "" {
+		return k.Kind + " " + k.Name
+	}
+	return k.Kind + " " + k.Namespace + "/" + k.Name
+}
+
+func compareKeys(a, b Key) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// Origin is where an object was read.
+type Origin struct {
+	File string
+	Line int
+}
+
+// String returns "file:line".
+func (o Origin) String() string { return fmt.Sprintf("%s:%d", o.File, o.Line) }
+
+// Object is one manifest. Objects are immutable once they left the package.
+type Object struct {
+	Key
+	Origin Origin
+	Meta   Meta
+	// Spec is *Pod, *Service, *EndpointSlice, *v1alpha1.AuthorizationPolicySpec, *v1alpha1.PeerAuthenticationSpec,
+	// or nil for a Namespace, a ServiceAccount and a Node.
+	Spec any
+}
+
+// Meta is the part of metadata that the mesh needs.
+type Meta struct {
+	Name              string            `json:"name"`
+	Namespace         string            `json:"namespace"`
+	UID               string            `json:"uid"`
+	Labels            map[string]string `json:"labels"`
+	Annotations       map[string]string `json:"annotations"`
+	CreationTimestamp string            `json:"creationTimestamp"`
+	DeletionTimestamp string            `json:"deletionTimestamp"`
+	OwnerReferences   []OwnerReference  `json:"ownerReferences"`
+}
+
+// OwnerReference names an object's owner.
+type OwnerReference struct {
+	Kind       string `json:"kind"`
+	Name       string `json:"name"`
+	Controller bool   `json:"controller"`
+}
+
+// Pod is a pod's spec and status.
+type Pod struct {
+	Spec   PodSpec   `json:"spec"`
+	Status PodStatus `json:"status"`
+}
+
+// PodSpec is the part of a pod's spec that the mesh needs.
+type PodSpec struct {
+	NodeName           string      `json:"nodeName"`
+	ServiceAccountName string      `json:"serviceAccountName"`
+	HostNetwork        bool        `json:"hostNetwork"`
+	Containers         []Container `json:"containers"`
+	InitContainers     []Container `json:"initContainers"`
+}
+
+// Container names the ports that services can refer to.
+type Container struct {
+	Name          string          `json:"name"`
+	RestartPolicy string          `json:"restartPolicy"`
+	Ports         []ContainerPort `json:"ports"`
+}
+
+// ContainerPort is one named or numbered port.
+type ContainerPort struct {
+	Name          string `json:"name"`
+	ContainerPort uint16 `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+}
+
+// PodStatus is what a kubelet writes about a pod.
+type PodStatus struct {
+	Phase      string      `json:"phase"`
+	PodIP      string      `json:"podIP"`
+	PodIPs     []PodIP     `json:"podIPs"`
+	Conditions []Condition `json:"conditions"`
+}
+
+// PodIP wraps one address, as Kubernetes does.
+type PodIP struct {
+	IP string `json:"ip"`
+}
+
+// IPs returns every address of the pod: podIPs, or podIP alone if that list is absent.
+func (s *PodStatus) IPs() []string {
+	if len(s.PodIPs) == 0 && s.PodIP != "" {
+		return []string{s.PodIP}
+	}
+	ips := make([]string, 0, len(s.PodIPs))
+	for _, p := range s.PodIPs {
+		ips = append(ips, p.IP)
+	}
+	return ips
+}
+
+// Condition is one of a pod's conditions.
+type Condition struct {
+	Type   string `json:"type"`
+	Status string `json:"status"`
+}
+
+// Service is a service's spec.
+type Service struct {
+	ClusterIP                string            `json:"clusterIP"`
+	ClusterIPs               []string          `json:"clusterIPs"`
+	Type                     string            `json:"type"`
+	Selector                 map[string]string `json:"selector"`
+	Ports                    []ServicePort     `json:"ports"`
+	PublishNotReadyAddresses bool              `json:"publishNotReadyAddresses"`
+	TrafficDistribution      string            `json:"trafficDistribution"`
+}
+
+// ClusterAddrs returns the virtual addresses as written: clusterIPs, or clusterIP alone. "None" is left out.
+func (s *Service) ClusterAddrs() []string {
+	ips := s.ClusterIPs
+	if len(ips) == 0 && s.ClusterIP != "" {
+		ips = []string{s.ClusterIP}
+	}
+	var out []string
+	for _, ip := range ips {
+		if ip != "" && !strings.EqualFold(ip, "None") {
+			out = append(out, ip)
+		}
+	}
+	return out
+}
+
+// ServicePort is one port of a service.
+type ServicePort struct {
+	Name       string     `json:"name"`
+	Port       uint16     `json:"port"`
+	TargetPort TargetPort `json:"targetPort"`
+	Protocol   string     `json:"protocol"`
+}
+
+// EndpointSlice lists the endpoints of a service that has no selector.
+type EndpointSlice struct {
+	AddressType string              `json:"addressType"`
+	Endpoints   []SliceEndpoint     `json:"endpoints"`
+	Ports       []EndpointSlicePort `json:"ports"`
+}
+
+// SliceEndpoint is one endpoint of a slice.
+type SliceEndpoint struct {
+	Addresses  []string        `json:"addresses"`
+	Conditions SliceConditions `json:"conditions"`
+}
+
+// SliceConditions holds an endpoint's readiness. An absent Ready means ready.
+type SliceConditions struct {
+	Ready *bool `json:"ready"`
+}
+
+// EndpointSlicePort is one port of every endpoint of a slice.
+type EndpointSlicePort struct {
+	Name     string `json:"name"`
+	Port     uint16 `json:"port"`
+	Protocol string `json:"protocol"`
+}

@@ -1,0 +1,190 @@
+package ztunnel
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/policy"
+)
+
+// conns holds every open connection of the node.
+type conns struct {
+	max   int
+	tasks sync.WaitGroup // a goroutine a connection
+
+	mu   sync.Mutex
+	open map[*conn]struct{}
+}
+
+func newConns(max int) *conns { return &conns{max: max, open: map[*conn]struct{}{}} }
+
+// conn is one open connection. Its fields change under mu but for the byte counts.
+type conn struct {
+	in, out atomic.Uint64
+	pod     *Pod
+
+	mu     sync.Mutex
+	record Record
+	// decide decides the connection again, by the world as it is then; nil for what is decided elsewhere.
+	decide func(*World) policy.Decision
+	// kill ends the connection with a RST on both sides; nil until there is something to end.
+	kill func()
+	dead bool // kill was called, or would have been
+}
+
+// register makes a connection known before it is decided, so that no change of policy can fall between.
+// It returns nil if the node is at its limit.
+func (c *conns) register(k *conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.max > 0 && len(c.open) >= c.max {
+		return false
+	}
+	c.open[k] = struct{}{}
+	return true
+}
+
+func (c *conns) release(k *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, k)
+}
+
+func (c *conns) all() []*conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]*conn, 0, len(c.open))
+	for k := range c.open {
+		out = append(out, k)
+	}
+	return out
+}
+
+// end kills the connection for a reason, unless it ended first.
+func (k *conn) end(reason Reason, verdict Verdict, rule, detail string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.dead {
+		return
+	}
+	k.dead = true
+	k.record.Reason, k.record.Verdict, k.record.Detail = reason, verdict, detail
+	if rule != "" {
+		k.record.Rule = rule
+	}
+	if k.kill != nil {
+		k.kill()
+	}
+}
+
+// wasEnded tells whether end came before conclude.
+func (k *conn) wasEnded() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.dead
+}
+
+// conclude notes how a forwarded connection ended by itself.
+func (k *conn) conclude(reason Reason, detail string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.dead {
+		return
+	}
+	k.dead = true
+	k.record.Reason, k.record.Detail = reason, detail
+}
+
+// onKill says how to end the connection. It returns false if it was ended before.
+func (k *conn) onKill(kill func()) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.kill = kill
+	return !k.dead
+}
+
+// set changes the record.
+func (k *conn) set(f func(*Record)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f(&k.record)
+}
+
+// snapshot returns the record as it is now.
+func (k *conn) snapshot() Record {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := k.record
+	r.In, r.Out = k.in.Load(), k.out.Load()
+	return r
+}
+
+// Connections returns the records of the connections that are open now, oldest first.
+func (p *Proxy) Connections() []Record {
+	open := p.conns.all()
+	out := make([]Record, len(open))
+	for i, k := range open {
+		out[i] = k.snapshot()
+	}
+	slices.SortFunc(out, func(a, b Record) int { return cmp.Compare(a.Start.UnixNano(), b.Start.UnixNano()) })
+	return out
+}
+
+// OpenConnections returns how many connections are open.
+func (p *Proxy) OpenConnections() int {
+	p.conns.mu.Lock()
+	defer p.conns.mu.Unlock()
+	return len(p.conns.open)
+}
+
+// Redecide decides every open connection by the world in force now and ends what is no longer allowed, and no
+// other. When it returns, the world is enforced.
+func (p *Proxy) Redecide() {
+	w := p.cfg.World.Load()
+	for _, k := range p.conns.all() {
+		k.mu.Lock()
+		decide := k.decide
+		k.mu.Unlock()
+		if decide == nil {
+			continue
+		}
+		if d := decide(w); !d.Allowed {
+			k.end(ReasonPolicyChanged, Denied, d.Rule, "open connection ended: "+string(d.Reason))
+		}
+	}
+	p.pool.recheck()
+}
+
+// EndPod ends every connection of one pod, which was removed.
+func (p *Proxy) EndPod(uid mesh.UID) {
+	for _, k := range p.conns.all() {
+		if k.pod.UID == uid {
+			k.end(ReasonLeft, Failed, "", "")
+		}
+	}
+}
+
+// drain waits for connections to end by themselves, and ends those that have not after grace.
+func (c *conns) drain(grace time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		c.tasks.Wait()
+		close(done)
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	}
+	for _, k := range c.all() {
+		k.end(ReasonDraining, Failed, "", "")
+	}
+	<-done
+}

@@ -1,0 +1,284 @@
+package hbone
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/net/http2"
+)
+
+// recvState is a stream's receive buffer. The connection's reader fills it, the stream's reader empties it.
+type recvState struct {
+	mu       sync.Mutex
+	ready    sync.Cond
+	chunks   []*chunk
+	buffered int64 // delivered, not yet consumed: what chunks hold and what WriteTo is writing
+	window   int64 // what the peer may still send
+	target   int64 // what window and buffered should add up to
+	err      error // what to return once chunks are empty; io.EOF after END_STREAM
+	dropping bool  // nobody reads: throw away what comes
+	waiting  bool
+	limit    deadline
+}
+
+func (r *recvState) init(window int64) {
+	r.ready.L = &r.mu
+	r.window, r.target = window, window
+}
+
+// takeWindow counts n bytes, and returns false if the peer may not send them.
+func (s *Stream) takeWindow(n int64) bool {
+	s.recv.mu.Lock()
+	defer s.recv.mu.Unlock()
+	s.recv.window -= n
+	return s.recv.window >= 0
+}
+
+// deliver appends a copy of b. It never waits. If the budget is used up it resets the stream.
+func (s *Stream) deliver(b []byte) {
+	r := &s.recv
+	dropped, full := false, false
+	r.mu.Lock()
+	for len(b) > 0 {
+		last := r.tail(s.c.cfg.Budget)
+		if last == nil {
+			dropped, full = true, !r.dropping
+			break
+		}
+		n := copy(last.data[last.w:], b)
+		last.w += n
+		r.buffered += int64(n)
+		b = b[n:]
+	}
+	r.wake()
+	r.mu.Unlock()
+	if dropped {
+		s.dropped(full)
+	}
+}
+
+// receive reads at most limit bytes from src right into a new chunk.
+func (s *Stream) receive(src io.Reader, limit int) (int, error) {
+	r := &s.recv
+	r.mu.Lock()
+	dropping := r.dropping
+	r.mu.Unlock()
+	var c *chunk
+	if !dropping {
+		c = s.c.cfg.Budget.chunk()
+	}
+	if c == nil {
+		var waste [4 << 10]byte
+		n, err := src.Read(waste[:min(limit, len(waste))])
+		s.dropped(!dropping)
+		return n, err
+	}
+	n, err := src.Read(c.data[:min(limit, chunkSize)])
+	c.w = n
+	r.mu.Lock()
+	if n == 0 || r.dropping {
+		r.mu.Unlock()
+		s.c.cfg.Budget.freeChunk(c)
+		s.dropped(false)
+		return n, err
+	}
+	r.chunks = append(r.chunks, c)
+	r.buffered += int64(n)
+	r.wake()
+	r.mu.Unlock()
+	return n, err
+}
+
+// dropped credits the peer for bytes that nobody will read. If that is because the budget is full, the stream goes.
+func (s *Stream) dropped(budgetFull bool) {
+	s.pay()
+	if budgetFull {
+		s.c.cfg.Stats.BudgetResets.Add(1)
+		s.c.resetStream(s, http2.ErrCodeEnhanceYourCalm)
+		_ = s.CloseRead() // does not fail
+	}
+}
+
+// tail returns a chunk with room, or nil if there is none to have. The caller holds mu.
+func (r *recvState) tail(b *Budget) *chunk {
+	if r.dropping {
+		return nil
+	}
+	if n := len(r.chunks); n > 0 && r.chunks[n-1].w < chunkSize {
+		return r.chunks[n-1]
+	}
+	c := b.chunk()
+	if c != nil {
+		r.chunks = append(r.chunks, c)
+	}
+	return c
+}
+
+func (r *recvState) wake() {
+	if r.waiting {
+		r.ready.Signal()
+	}
+}
+
+// endReceive ends reading: after what is buffered, Read returns err, or io.EOF if it is nil. The first call counts.
+func (s *Stream) endReceive(err error) {
+	r := &s.recv
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		r.err = err
+		if err == nil {
+			r.err = io.EOF
+		}
+	}
+	r.limit.stop()
+	r.ready.Broadcast()
+}
+
+// wait waits until there is something to read. The caller holds mu.
+func (r *recvState) wait() error {
+	for len(r.chunks) == 0 {
+		switch {
+		case r.dropping:
+			return fmt.Errorf("read after CloseRead: %w", ErrClosed)
+		case r.err != nil:
+			return r.err
+		case r.limit.expired:
+			return os.ErrDeadlineExceeded
+		}
+		r.waiting = true
+		r.ready.Wait()
+		r.waiting = false
+	}
+	return nil
+}
+
+// Read returns what the peer sent: io.EOF after its END_STREAM, a *ResetError after its RST_STREAM, an error that wraps
+// ErrPeerGone if the connection was lost.
+func (s *Stream) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	r := &s.recv
+	r.mu.Lock()
+	if err := r.wait(); err != nil {
+		r.mu.Unlock()
+		return 0, err
+	}
+	n := 0
+	for n < len(p) && len(r.chunks) > 0 {
+		c := r.chunks[0]
+		m := copy(p[n:], c.data[c.r:c.w])
+		n += m
+		c.r += m
+		if c.r < c.w {
+			break
+		}
+		r.chunks = r.chunks[:copy(r.chunks, r.chunks[1:])]
+		s.c.cfg.Budget.freeChunk(c)
+	}
+	r.mu.Unlock()
+	s.consumed(int64(n))
+	return n, nil
+}
+
+// maxGather is how many chunks one write takes: a quarter of what a stream may hold.
+const maxGather = 64
+
+// WriteTo writes what the peer sends to w until its end, all chunks that are there by one writev if w is a *net.TCPConn.
+// It returns nil after END_STREAM. Errors of w are returned as they are, those of the stream are the ones that Read returns.
+func (s *Stream) WriteTo(w io.Writer) (int64, error) {
+	r := &s.recv
+	var total int64
+	var taken []*chunk
+	var vector net.Buffers
+	for {
+		r.mu.Lock()
+		if err := r.wait(); err != nil {
+			r.mu.Unlock()
+			if err == io.EOF {
+				err = nil
+			}
+			return total, err
+		}
+		taken = append(taken[:0], r.chunks[:min(len(r.chunks), maxGather)]...)
+		r.chunks = r.chunks[:copy(r.chunks, r.chunks[len(taken):])]
+		r.mu.Unlock()
+		size := int64(0)
+		for _, c := range taken {
+			size += int64(c.w - c.r)
+		}
+		n, err := writeChunks(w, taken, &vector)
+		total += n
+		for _, c := range taken {
+			s.c.cfg.Budget.freeChunk(c)
+		}
+		s.consumed(size)
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// writeChunks writes all of them. The vector's memory is reused.
+func writeChunks(w io.Writer, chunks []*chunk, vector *net.Buffers) (int64, error) {
+	if len(chunks) == 1 {
+		n, err := w.Write(chunks[0].data[chunks[0].r:chunks[0].w])
+		return int64(n), err
+	}
+	v := (*vector)[:0]
+	for _, c := range chunks {
+		v = append(v, c.data[c.r:c.w])
+	}
+	*vector = v // WriteTo empties its receiver, so that it gets another one
+	return v.WriteTo(w)
+}
+
+// consumed takes n bytes off the buffer's account and credits the peer for them.
+func (s *Stream) consumed(n int64) {
+	s.recv.mu.Lock()
+	s.recv.buffered -= n
+	s.recv.mu.Unlock()
+	s.pay()
+}
+
+// pay credits the peer for what is neither in its window nor buffered, once that is worth a frame. The window grows with
+// the measured bandwidth-delay product while the stream's reader keeps up and memory allows, and shrinks again if not.
+func (s *Stream) pay() {
+	r := &s.recv
+	r.mu.Lock()
+	if s.c.cfg.Budget.tight() {
+		r.target = int64(s.c.cfg.StreamWindow)
+	} else if r.buffered < r.target/4 {
+		r.target = max(r.target, s.c.bdp.target.Load())
+	}
+	credit := r.target - r.window - r.buffered
+	if r.err != nil || credit < r.target/4 {
+		r.mu.Unlock()
+		return
+	}
+	r.window += credit
+	r.mu.Unlock()
+	s.c.queueWindowUpdate(s.id, credit)
+	s.c.payConn()
+}
+
+// CloseRead throws away what is buffered and what still comes, as shutdown(SHUT_RD) does. The peer is not told: its
+// writes go on until it ends. Read returns ErrClosed.
+func (s *Stream) CloseRead() error {
+	r := &s.recv
+	r.mu.Lock()
+	r.dropping = true
+	for _, c := range r.chunks {
+		r.buffered -= int64(c.w - c.r)
+		s.c.cfg.Budget.freeChunk(c)
+	}
+	r.chunks = nil
+	r.ready.Broadcast()
+	r.mu.Unlock()
+	s.pay()
+	return nil
+}

@@ -1,0 +1,215 @@
+package ztunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/ztunnel/hbone"
+)
+
+// failure is why a connection could not be made. It carries what the record will say.
+type failure struct {
+	reason  Reason
+	verdict Verdict
+	err     error
+	retry   bool // another endpoint may do better
+}
+
+func fail(reason Reason, err error) *failure {
+	return &failure{reason: reason, verdict: Failed, err: err}
+}
+
+func (f *failure) detail() string {
+	if f.err == nil {
+		return ""
+	}
+	return f.err.Error()
+}
+
+// outbound serves one connection that a pod's app made: origin → source → route → forward.
+func (p *Proxy) outbound(ctx context.Context, pod *Pod, client *net.TCPConn) {
+	from := addrOf(client.RemoteAddr())
+	defer pod.Sockets.Forget(from)
+	k := &conn{pod: pod, record: Record{ID: newTraceID(), Reporter: Outbound, Start: time.Now()}}
+	k.record.Src.Addr = from
+	k.onKill(func() { reset(client) })
+
+	var f *failure
+	if !p.conns.register(k) {
+		f = fail(ReasonOverload, fmt.Errorf("%d connections are open", p.cfg.MaxConns))
+	} else {
+		defer p.conns.release(k)
+		f = p.carry(ctx, k, client)
+	}
+	p.finish(k, client, f)
+}
+
+// finish ends the client's connection if it was not forwarded, and gives the record to the sink.
+func (p *Proxy) finish(k *conn, client *net.TCPConn, f *failure) {
+	if f != nil {
+		reset(client)
+		k.end(f.reason, f.verdict, "", f.detail())
+	}
+	k.set(func(r *Record) { r.End = time.Now() })
+	p.cfg.Sink(k.snapshot())
+}
+
+// carry takes the connection to where its client wanted it. A nil failure means that it was forwarded and
+// has ended.
+func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failure {
+	dst, ago, err := k.pod.Sockets.OriginalDst(k.record.Src.Addr)
+	if err != nil {
+		return fail(ReasonNotCaptured, err)
+	}
+	world := p.cfg.World.Load()
+	self := world.Mesh.Workload(k.pod.UID)
+	if self == nil {
+		return fail(ReasonUnknownSource, nil)
+	}
+	id, err := idOf(self)
+	if err != nil {
+		return fail(ReasonUnknownSource, err)
+	}
+	start := time.Now()
+	way, missing := p.find(world.Mesh, self, dst)
+	k.set(func(r *Record) {
+		r.Start = r.Start.Add(-ago)
+		r.Src.Workload, r.Src.ID = self, id
+		r.Dst.Addr = dst
+		r.Phases.Capture, r.Phases.Route = ago, time.Since(start)
+		if way.service != nil {
+			r.Dialled, r.Service = dst, way.service.FullName()
+		}
+	})
+	if missing != "" {
+		return fail(missing, fmt.Errorf("%s port %d", way.service.FullName(), dst.Port()))
+	}
+	var f *failure
+	for _, h := range way.hops {
+		if f = p.try(ctx, k, client, h); f == nil || !f.retry {
+			break
+		}
+	}
+	return f
+}
+
+// try forwards by one hop. A failure that may be retried happened before any byte of the client was read.
+func (p *Proxy) try(ctx context.Context, k *conn, client *net.TCPConn, h hop) *failure {
+	k.set(func(r *Record) { r.Dst = Party{Addr: h.addr, Workload: h.workload} })
+	p.loads.add(h.addr, 1)
+	defer p.loads.add(h.addr, -1)
+	switch {
+	case h.workload == nil || !h.workload.Enrolled || h.workload.HostNetwork:
+		return p.passthrough(ctx, k, client, h)
+	case h.workload.Node == p.cfg.Node && !p.cfg.EncryptSameNode && p.local(h.workload.UID) != nil:
+		return p.deliverLocal(ctx, k, client, h, p.local(h.workload.UID))
+	default:
+		return p.throughTunnel(ctx, k, client, h)
+	}
+}
+
+// passthrough connects to what is not in the mesh, as the app itself would have.
+func (p *Proxy) passthrough(ctx context.Context, k *conn, client *net.TCPConn, h hop) *failure {
+	k.set(func(r *Record) { r.Security = Plaintext })
+	dctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // as long as the app's own SYNs would go on
+	defer cancel()
+	start := time.Now()
+	server, err := k.pod.Sockets.Dial(dctx, k.record.Src.Addr.Addr(), h.addr)
+	k.set(func(r *Record) { r.Phases.Connect += time.Since(start) })
+	if err != nil {
+		return dialFailure(err)
+	}
+	p.forward(k, client, server, func() { reset(server) })
+	return nil
+}
+
+// throughTunnel sends the connection to the destination's node, proving who the client is.
+func (p *Proxy) throughTunnel(ctx context.Context, k *conn, client *net.TCPConn, h hop) *failure {
+	dstID, err := idOf(h.workload)
+	if err != nil {
+		return fail(ReasonUnknownTarget, err)
+	}
+	k.set(func(r *Record) { r.Security = MutualTLS })
+	dctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
+	defer cancel()
+	src := k.record.Src
+	if _, err := p.cfg.Certs.Get(dctx, src.ID); err != nil {
+		return certFailure(err)
+	}
+	key := tunnelKey{pod: k.pod.UID, src: src.ID, dst: dstID, from: sourceFor(src.Addr.Addr(), h.addr.Addr()), to: h.addr.Addr()}
+	stream, took, err := p.pool.connect(dctx, key, hbone.Request{
+		Authority:   h.addr.String(),
+		Forwarded:   `for="` + src.Addr.String() + `"`,
+		Traceparent: traceparent(k.record.ID),
+	})
+	k.set(func(r *Record) {
+		r.Phases.Connect += took.connect
+		r.Phases.TLS += took.tls
+		r.Phases.App += took.rest
+	})
+	if err != nil {
+		return tunnelFailure(err)
+	}
+	k.set(func(r *Record) { r.Dst.ID = dstID })
+	p.forward(k, client, tunnelled{stream}, func() { stream.Reset(hbone.CodeConnect) })
+	return nil
+}
+
+// sourceFor is the address to dial from, so that packets carry the pod's own.
+func sourceFor(src, dst netip.Addr) netip.Addr {
+	if src.Is4() != dst.Is4() || src.IsLoopback() {
+		return netip.Addr{}
+	}
+	return src
+}
+
+func dialFailure(err error) *failure {
+	f := fail(ReasonConnectFailed, err)
+	f.retry = true
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		f.reason = ReasonConnectRefused
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+		f.reason = ReasonConnectTimeout
+	}
+	return f
+}
+
+func certFailure(err error) *failure {
+	if errors.Is(err, ErrExpired) {
+		return fail(ReasonExpired, err)
+	}
+	return fail(ReasonNoIdentity, err)
+}
+
+// tunnelFailure tells a refusal by the peer's policy, which is final, from what another endpoint may cure.
+func tunnelFailure(err error) *failure {
+	var status *hbone.StatusError
+	if errors.As(err, &status) {
+		switch status.Status {
+		case 401, 403:
+			return &failure{reason: ReasonPeerDenied, verdict: Denied, err: err}
+		case 503:
+			return &failure{reason: ReasonPeerFailed, verdict: Failed, err: err, retry: true}
+		}
+		return fail(ReasonTunnel, err)
+	}
+	var tlsErr *handshakeError
+	if errors.As(err, &tlsErr) {
+		return &failure{reason: ReasonTLS, verdict: Failed, err: err, retry: true}
+	}
+	var dialErr *net.OpError
+	if errors.Is(err, errDial) || errors.As(err, &dialErr) {
+		return dialFailure(err)
+	}
+	return &failure{reason: ReasonTunnel, verdict: Failed, err: err, retry: true}
+}
+
+// workloadAt returns who the mesh believes is at an address.
+func (p *Proxy) workloadAt(a netip.Addr) *mesh.Workload { return p.cfg.World.Load().Mesh.WorkloadAt(a) }
