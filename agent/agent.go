@@ -134,7 +134,7 @@ func (a *Agent) identities() error {
 		return err
 	}
 	s.certs = a.manager
-	a.channel, err = dialController(a.cfg, a.manager.For(node), a.bundles.Load)
+	a.channel, err = dialController(a.cfg.Controller, s.asNode())
 	s.channel = a.channel
 	a.manager.Want(nodeUID, node)
 	return err

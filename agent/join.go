@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -53,7 +55,7 @@ func (s *signer) attest(ctx context.Context, csr []byte) ([][]byte, error) {
 		return nil, fmt.Errorf("read join token: %w", err)
 	}
 	nobody := func() (*identity.SVID, error) { return nil, identity.ErrNoSVID }
-	channel, err := dialController(s.cfg, nobody, s.bundle)
+	channel, err := dialController(s.cfg.Controller, identity.NodeClientConfig(nobody, s.bundle, s.cfg.TrustDomain))
 	if err != nil {
 		return nil, err
 	}
@@ -68,14 +70,26 @@ func (s *signer) attest(ctx context.Context, csr []byte) ([][]byte, error) {
 }
 
 // dialController returns a channel to the controller. Nothing is dialled before the first call.
-func dialController(cfg Config, get identity.GetSVID, bundle identity.GetBundle) (*grpc.ClientConn, error) {
-	creds := credentials.NewTLS(identity.NodeClientConfig(get, bundle, cfg.TrustDomain))
-	channel, err := grpc.NewClient("passthrough:///"+cfg.Controller, append(feed.DialOptions(), grpc.WithTransportCredentials(creds))...)
+func dialController(address string, tls *tls.Config) (*grpc.ClientConn, error) {
+	channel, err := grpc.NewClient("passthrough:///"+address, append(feed.DialOptions(), grpc.WithTransportCredentials(credentials.NewTLS(tls)))...)
 	if err != nil {
-		return nil, fmt.Errorf("controller address %q: %w", cfg.Controller, err)
+		return nil, fmt.Errorf("controller address %q: %w", address, err)
 	}
 	return channel, nil
 }
+
+// asNode is how the node's own channel proves itself. A handshake waits for the first SVID: a connection that was made
+// without one would stay without.
+func (s *signer) asNode() *tls.Config {
+	return identity.Client(func() (*identity.SVID, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), handshakeWait)
+		defer cancel()
+		return s.certs.Get(ctx, s.node)
+	}, s.bundle, identity.AuthorizeController(s.cfg.TrustDomain))
+}
+
+// handshakeWait is shorter than what a channel gives a handshake.
+const handshakeWait = 4 * time.Second
 
 // certs is the identity manager as ztunnel sees it: an SVID that expired is refused at once, and said to be.
 type certs struct {

@@ -141,7 +141,7 @@ func checkBinaries(s *state) error {
 
 // claim makes the lab's folder, which is what makes its name taken.
 func claim(p paths) error {
-	for {
+	for range makeDirTries {
 		if err := makeDir(runRoot, 0o755); err != nil {
 			return fmt.Errorf("lab %q: %w", p.name, err)
 		}
@@ -154,15 +154,21 @@ func claim(p paths) error {
 		}
 		return err
 	}
+	return fmt.Errorf("lab %q: somebody keeps removing %s", p.name, runRoot)
 }
 
-// makeDir makes a folder and those above it, even while another lab's Down removes those it finds empty.
+// makeDirTries is how often a folder is made anew that another lab's Down removes because it finds it empty.
+const makeDirTries = 100
+
+// makeDir makes a folder and those above it, even while other labs go down.
 func makeDir(dir string, mode os.FileMode) error {
-	for {
-		if err := os.MkdirAll(dir, mode); !errors.Is(err, fs.ErrNotExist) {
-			return err
+	var err error
+	for range makeDirTries {
+		if err = os.MkdirAll(dir, mode); !errors.Is(err, fs.ErrNotExist) {
+			break
 		}
 	}
+	return err
 }
 
 // up makes everything, in order.

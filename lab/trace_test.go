@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -144,6 +145,25 @@ func TestDownRemovesALabThatLostItsState(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectNoNewTraces(t, name, before)
+}
+
+func TestLabsComeAndGoAtTheSameTime(t *testing.T) {
+	manifests := writeManifest(t, onePod)
+	var all sync.WaitGroup
+	for _, name := range []string{"crowd-a", "crowd-b", "crowd-c"} {
+		all.Go(func() {
+			for range 3 {
+				l, err := Up(t.Context(), Options{Name: name, Manifests: manifests, WithoutMesh: true, BinDir: os.Getenv("WARREN_TEST_BIN")})
+				if err == nil {
+					err = l.Down(t.Context())
+				}
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestOnlyTheLabsOwnProcessIsSignalled(t *testing.T) {

@@ -69,6 +69,13 @@ func TestInvalidPoliciesAreRefusedByName(t *testing.T) {
 	}
 }
 
+func TestLimitsAreInclusive(t *testing.T) {
+	longest := "mesh/" + strings.Repeat("a", maxValueBytes-len("mesh/*")) + "*"
+	mustSet(t, from(Allow, Source{Principals: []string{longest}}))
+	mustSet(t, &Policy{Namespace: "shop", Name: "p", Action: Allow, Rules: make([]Rule, maxRules)})
+	mustSet(t, from(Allow, Source{Namespaces: slices.Repeat([]string{"shop"}, maxValues)}))
+}
+
 func TestDuplicateNamesAreRefused(t *testing.T) {
 	p := &Policy{Namespace: "shop", Name: "p", Action: Allow}
 	if _, err := NewSet([]*Policy{p, {Namespace: "shop", Name: "p", Action: Deny}}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "shop/p is there twice") {

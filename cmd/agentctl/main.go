@@ -10,9 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/warren-mesh/warren/lab"
 )
 
 func main() {
+	if lab.ShimMain(os.Args[1:]) { // a pod's process before it became the app
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, systemEnv(), os.Args[1:])
 	stop()

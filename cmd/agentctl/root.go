@@ -85,7 +85,7 @@ func (a *app) addCommands(root *cobra.Command) {
 	add(groupSee, a.statusCommand(), a.flowsCommand(), a.connectionsCommand(), a.workloadsCommand(),
 		a.servicesCommand(), a.policiesCommand(), a.certsCommand())
 	add(groupAsk, a.checkCommand(), a.whyCommand(), a.authzCommand())
-	add(groupMore, a.versionCommand())
+	add(groupMore, labCommand(a.stdout, a.stderr, a.stdin), a.versionCommand())
 	root.SetHelpCommandGroupID(groupMore)
 	root.SetCompletionCommandGroupID(groupMore)
 }
