@@ -115,7 +115,7 @@ func TestServerMeetsMalice(t *testing.T) {
 		{"no SETTINGS first", (&script{*bytes.NewBufferString(http2.ClientPreface)}).connect(1), "goaway PROTOCOL_ERROR"},
 		{"SETTINGS ack first", (&script{*bytes.NewBufferString(http2.ClientPreface)}).frame(http2.FrameSettings, http2.FlagSettingsAck, 0), "goaway PROTOCOL_ERROR"},
 
-		{"GET", new(script).preface().headers(1, ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "a"), "status 1 405"},
+		{"GET", new(script).preface().headersEnd(1, ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "a"), "status 1 405"},
 		{"GET without path", new(script).preface().headers(1, ":method", "GET", ":scheme", "https"), "reset 1 PROTOCOL_ERROR"},
 		{"CONNECT with path", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "a:1", ":path", "/"), "reset 1 PROTOCOL_ERROR"},
 		{"CONNECT with scheme", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "a:1", ":scheme", "https"), "reset 1 PROTOCOL_ERROR"},
@@ -125,8 +125,8 @@ func TestServerMeetsMalice(t *testing.T) {
 		{"two authorities", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "a:1", ":authority", "b:1"), "reset 1 PROTOCOL_ERROR"},
 		{"two methods", new(script).preface().headers(1, ":method", "CONNECT", ":method", "GET", ":authority", "a:1"), "reset 1 PROTOCOL_ERROR"},
 		{"NUL in authority", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "a\x00:1"), "reset 1 PROTOCOL_ERROR"},
-		{"user info in authority", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "u@a:1"), "status 1 400"},
-		{"long authority", new(script).preface().headers(1, ":method", "CONNECT", ":authority", long[:300]), "status 1 400"},
+		{"user info in authority", new(script).preface().headersEnd(1, ":method", "CONNECT", ":authority", "u@a:1"), "status 1 400"},
+		{"long authority", new(script).preface().headersEnd(1, ":method", "CONNECT", ":authority", long[:300]), "status 1 400"},
 		{"status in a request", new(script).preface().headers(1, ":status", "200"), "reset 1 PROTOCOL_ERROR"},
 		{"unknown pseudo header", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "a:1", ":x", "y"), "reset 1 PROTOCOL_ERROR"},
 		{"pseudo header behind others", new(script).preface().headers(1, ":method", "CONNECT", "a", "b", ":authority", "a:1"), "reset 1 PROTOCOL_ERROR"},
@@ -134,7 +134,7 @@ func TestServerMeetsMalice(t *testing.T) {
 		{"line break in value", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "a:1", "baggage", "x\r\ny: z"), "reset 1 PROTOCOL_ERROR"},
 		{"connection header", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "a:1", "connection", "close"), "reset 1 PROTOCOL_ERROR"},
 		{"te header", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "a:1", "te", "gzip"), "reset 1 PROTOCOL_ERROR"},
-		{"long header list", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "a:1", "a", long, "b", long), "status 1 431"},
+		{"long header list", new(script).preface().headersEnd(1, ":method", "CONNECT", ":authority", "a:1", "a", long, "b", long), "status 1 431"},
 		{"HPACK bomb", bomb(), "status 1 431"},
 		{"HPACK garbage", new(script).preface().frame(http2.FrameHeaders, endHeaders, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), "goaway COMPRESSION_ERROR"},
 		{"CONTINUATION flood", flood(), "goaway PROTOCOL_ERROR"},
@@ -147,6 +147,7 @@ func TestServerMeetsMalice(t *testing.T) {
 		{"stream 0", new(script).preface().connect(0), "goaway PROTOCOL_ERROR"},
 		{"lower stream", new(script).preface().connect(5).connect(3), "goaway PROTOCOL_ERROR"},
 		{"stream depends on itself", new(script).preface().frame(http2.FrameHeaders, endHeaders|http2.FlagHeadersPriority, 1, append(append(be32(1), 16), block(":method", "CONNECT", ":authority", "a:1")...)...), "reset 1 PROTOCOL_ERROR"},
+		{"HEADERS above the frame size", new(script).preface().frame(http2.FrameHeaders, endHeaders, 1, make([]byte, 64<<10+1)...), "goaway FRAME_SIZE_ERROR"},
 		{"padding longer than HEADERS", new(script).preface().frame(http2.FrameHeaders, endHeaders|http2.FlagHeadersPadded, 1, 200, 0), "reset 1 PROTOCOL_ERROR"},
 		{"padded HEADERS without length", new(script).preface().frame(http2.FrameHeaders, endHeaders|http2.FlagHeadersPadded, 1), "goaway FRAME_SIZE_ERROR"},
 
@@ -233,7 +234,7 @@ func bomb() *script {
 	for range 1000 {
 		b = append(b, 0x80|62) // the entry that the cookie made
 	}
-	return new(script).preface().frame(http2.FrameHeaders, endHeaders, 1, b...)
+	return new(script).preface().frame(http2.FrameHeaders, endHeaders|endStream, 1, b...)
 }
 
 // flood never ends a header block (CVE-2023-45288).
@@ -248,6 +249,19 @@ func flood() *script {
 func madeYouReset() *script {
 	s := new(script).preface()
 	return s.times(1000, func(i int) { s.connect(uint32(2*i+1)).window(uint32(2*i+1), 0) })
+}
+
+func TestServerRefusesStreamsAboveItsLimit(t *testing.T) {
+	near, far := tcpPair(t)
+	over := make(chan error, 1)
+	hold := func(ctx context.Context, _ *Inbound) { <-ctx.Done() }
+	go func() { over <- ServeConn(context.Background(), far, Config{MaxStreams: 2}, hold) }()
+	go near.Write(append(new(script).preface().connect(1).connect(3).connect(5).Bytes(), ping()...))
+	if want, got := "reset 5 REFUSED_STREAM", outcome(near, "reset 5 REFUSED_STREAM"); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	near.Close()
+	<-over
 }
 
 func TestRapidReset(t *testing.T) {
@@ -382,4 +396,9 @@ func status(code int, reason string) func(error) bool {
 		s := new(StatusError)
 		return errors.As(err, &s) && *s == StatusError{code, reason}
 	}
+}
+
+// headersEnd is a request without content.
+func (s *script) headersEnd(id uint32, fields ...string) *script {
+	return s.frame(http2.FrameHeaders, endHeaders|endStream, id, block(fields...)...)
 }

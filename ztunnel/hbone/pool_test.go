@@ -338,7 +338,10 @@ func TestPoolDrain(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- p.Drain(testContext(t)) }()
 	waitFor(t, "drain", func() bool {
-		_, _, err := p.Connect(t.Context(), "0", Request{Authority: "a:1"})
+		s, _, err := p.Connect(t.Context(), "0", Request{Authority: "a:1"})
+		if err == nil {
+			s.Close()
+		}
 		return errors.Is(err, ErrPoolClosed)
 	})
 	for _, s := range streams {

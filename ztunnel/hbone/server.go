@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime/debug"
-	"strconv"
 	"sync"
 	"time"
 
@@ -76,11 +76,14 @@ func (sc *serverConn) onHeaders(f *http2.MetaHeadersFrame, s *Stream) error {
 	var other notConnect
 	switch {
 	case errors.As(err, &other):
-		return sc.refuseNow(f, other.status)
+		if err := sc.c.countJunk(); err != nil {
+			return err
+		}
+		return sc.accept(f, Request{}, refuseOther(other.status, contentLength(f)))
 	case err != nil:
 		return &streamViolation{f.StreamID, http2.ErrCodeProtocol, err.Error()}
 	}
-	return sc.accept(f, req)
+	return sc.accept(f, req, sc.handle)
 }
 
 // takeID notes a new stream. ours is false if it came after the final GOAWAY and is to be ignored.
@@ -114,29 +117,22 @@ func (sc *serverConn) onBadHeaders(id uint32, reason string) error {
 	return &streamViolation{id, http2.ErrCodeProtocol, reason}
 }
 
-// refuseNow answers a request that no handler is needed for.
-func (sc *serverConn) refuseNow(f *http2.MetaHeadersFrame, status int) error {
-	c, id, ended := sc.c, f.StreamID, f.StreamEnded()
-	if n := contentLength(f); ended && n > 0 {
-		return &streamViolation{id, http2.ErrCodeProtocol, "content-length without content"}
+// refuseOther is the handler of a request that is no CONNECT we take: it is answered after its content, which has to be
+// as long as declared (RFC 9113 section 8.1.1). declared is -1 if it is not.
+func refuseOther(status int, declared int64) func(context.Context, *Inbound) {
+	return func(_ context.Context, in *Inbound) {
+		n, err := io.Copy(io.Discard, in.s)
+		switch {
+		case err == nil && declared >= 0 && n != declared:
+			in.s.Reset(http2.ErrCodeProtocol)
+		case err == nil:
+			_ = in.Refuse(status, "") // the peer may be gone, then nobody needs it
+		}
 	}
-	c.mu.Lock()
-	c.gone.add(id, !ended)
-	c.mu.Unlock()
-	c.cfg.Stats.StreamsRefused.Add(1)
-	if err := c.countJunk(); err != nil {
-		return err
-	}
-	c.queueHeaders(id, []field{{":status", strconv.Itoa(status)}}, true)
-	if ended {
-		c.kickFlusher()
-		return nil
-	}
-	return c.provoked(http2.FrameRSTStream, 0, id, be32(uint32(http2.ErrCodeNo))...)
 }
 
 // accept starts the handler of a stream.
-func (sc *serverConn) accept(f *http2.MetaHeadersFrame, req Request) error {
+func (sc *serverConn) accept(f *http2.MetaHeadersFrame, req Request, handle func(context.Context, *Inbound)) error {
 	c := sc.c
 	c.mu.Lock()
 	if c.err != nil {
@@ -157,7 +153,7 @@ func (sc *serverConn) accept(f *http2.MetaHeadersFrame, req Request) error {
 	s.sendWindow = c.send.initial
 	c.streams[s.id] = s
 	c.mu.Unlock()
-	sc.wg.Go(func() { sc.run(s, req) })
+	sc.wg.Go(func() { sc.run(&Inbound{s: s, req: req}, handle) })
 	if f.StreamEnded() {
 		return c.onRemoteEnd(s)
 	}
@@ -165,8 +161,8 @@ func (sc *serverConn) accept(f *http2.MetaHeadersFrame, req Request) error {
 }
 
 // run runs one handler and leaves nothing of its stream behind.
-func (sc *serverConn) run(s *Stream, req Request) {
-	in := &Inbound{s: s, req: req}
+func (sc *serverConn) run(in *Inbound, handle func(context.Context, *Inbound)) {
+	s := in.s
 	defer sc.handlerDone()
 	defer func() {
 		if p := recover(); p != nil {
@@ -179,7 +175,7 @@ func (sc *serverConn) run(s *Stream, req Request) {
 		}
 		_ = s.Close() // does not fail
 	}()
-	sc.handle(s.ctx, in)
+	handle(s.ctx, in)
 }
 
 func (sc *serverConn) handlerDone() {

@@ -17,9 +17,25 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/hbone"
 )
 
-// deviations are the h2spec cases that Warren's endpoint does not pass, and why. h2spec asks with GET, which an endpoint
-// for CONNECT answers with 405 and no content, so that what follows the answer cannot be tried.
-var deviations = map[string]string{}
+// deviations are the h2spec cases that Warren's endpoint does not pass, and why. None is about
+// what a CONNECT may do: h2spec asks with GET.
+var deviations = map[string]string{
+	"generic/2/2 Sends a WINDOW_UPDATE frame on half-closed (remote) stream":                                 noContent,
+	"generic/2/3 Sends a PRIORITY frame on half-closed (remote) stream":                                      noContent,
+	"http2/6.5.3/1 Sends multiple values of SETTINGS_INITIAL_WINDOW_SIZE":                                    noContent,
+	"http2/6.9.1/1 Sends SETTINGS frame to set the initial window size to 1 and sends HEADERS frame":         noContent,
+	"http2/6.9.2/1 Changes SETTINGS_INITIAL_WINDOW_SIZE after sending HEADERS frame":                         noContent,
+	"http2/6.9.2/2 Sends a SETTINGS frame for window size to be negative":                                    noContent,
+	"generic/4/4 Sends a POST request with trailers":                                                         "RFC 9113 section 8.5 lets nothing but DATA and stream management follow a CONNECT, so trailers reset the stream whatever its method",
+	"http2/4.2/3 Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE":                  "h2spec sends 16 KiB and a bit whatever limit it was told, and 64 KiB are allowed; TestServerMeetsMalice has the true case",
+}
+
+// either may pass or fail from run to run, for the reason given.
+var either = map[string]string{
+	"http2/5.1.2/1 Sends HEADERS frames that causes their advertised concurrent stream limit to be exceeded": "its GETs are answered and closed as fast as they come, so that the limit is hardly ever reached; TestServerRefusesStreamsAboveItsLimit has the true case",
+}
+
+const noContent = "expects content behind the answer to GET, which is a 405 without any"
 
 // report is h2spec's JUnit file.
 type report struct {
@@ -97,7 +113,7 @@ func TestH2spec(t *testing.T) {
 				continue
 			}
 			failed = append(failed, name)
-			if deviations[name] == "" {
+			if deviations[name] == "" && either[name] == "" {
 				t.Errorf("h2spec %s failed, and no reason is recorded", name)
 			}
 		}
