@@ -25,3 +25,44 @@ generate-proto:
 .PHONY: generate-bpf
 generate-bpf:
 	go generate ./bpf
+
+.PHONY: demo
+demo: build ## bring up a mesh of two nodes on this machine and show it (root)
+	hack/demo.sh
+
+.PHONY: demo-down
+demo-down: build ## remove every trace of the demo
+	bin/agentctl lab down --lab demo
+
+.PHONY: deps
+deps: ## install the Debian packages that tests and generation need
+	hack/deps.sh
+
+.PHONY: test
+test: deps ## everything that proves it, as root; ends with go test's closing lines
+	hack/test.sh
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck, known vulnerabilities
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt the files above" >&2; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go tool govulncheck $(if $(VULNDB),-db $(VULNDB)) ./...
+
+.PHONY: generate-check
+generate-check: generate ## fail if committed generated code is not what its sources give
+	git diff --exit-code -- '*.pb.go' '*_bpfel.go' '*_bpfel.o'
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (default 5s)
+	hack/fuzz.sh $(or $(FUZZTIME),5s)
+
+.PHONY: race
+race: ## the tests with the race detector, agents and controller included
+	CGO_ENABLED=1 go test -race -timeout 15m $(or $(RACE),./...)
+
+.PHONY: kernel-test
+kernel-test: ## the capture tests on Debian's 6.1 kernel, under QEMU
+	test/kernel/run.sh ./test/kernel/probe
+	test/kernel/run.sh ./bpf
+	test/kernel/run.sh ./agent/podnet

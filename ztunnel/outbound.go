@@ -154,11 +154,24 @@ func (p *Proxy) throughTunnel(ctx context.Context, k *conn, client *net.TCPConn,
 		r.Phases.App += took.rest
 	})
 	if err != nil {
-		return tunnelFailure(err)
+		f := tunnelFailure(err)
+		if f.reason == ReasonPeerDenied {
+			p.nameRule(k, h)
+		}
+		return f
 	}
 	k.set(func(r *Record) { r.Dst.ID = dstID })
 	p.forward(k, client, tunnelled{stream}, func() { stream.Reset(hbone.CodeConnect) })
 	return nil
+}
+
+// nameRule notes which rule refused a connection at its destination. The peer only says that one did; this node knows
+// the same policies.
+func (p *Proxy) nameRule(k *conn, h hop) {
+	a := arrival{client: k.record.Src.Addr, src: k.record.Src.ID, app: h.addr, security: MutualTLS}
+	if d := decide(p.cfg.World.Load(), h.workload.UID, a); !d.Allowed {
+		k.set(func(r *Record) { r.Rule = d.Rule })
+	}
 }
 
 // sourceFor is the address to dial from, so that packets carry the pod's own.

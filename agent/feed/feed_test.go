@@ -253,8 +253,9 @@ func hello(t *testing.T, s *scripted) string {
 }
 
 func TestAckComesAfterEnforce(t *testing.T) {
-	release := make(chan struct{})
+	var release chan struct{} // made inside the bubble
 	runScript(t, func(context.Context, *State) error { <-release; return nil }, func(s *script, c *Client) {
+		release = make(chan struct{})
 		st := <-s.sessions
 		if got := hello(t, st); got != "@0" {
 			t.Errorf("hello %s", got)

@@ -74,6 +74,10 @@ func exitCode(err error) int {
 
 // report prints an error and its hint on stderr and returns the exit code.
 func (a *app) report(err error) int {
+	var inLab labExit
+	if errors.As(err, &inLab) {
+		return inLab.ExitCode()
+	}
 	code := exitCode(err)
 	if err == nil || errors.Is(err, errNo) {
 		return code

@@ -95,29 +95,41 @@ func (a *app) clock(unixNano int64, layout string) string {
 
 // flowHeader and flowRow are the columns of flows. They also say how wide a column of a stream starts.
 func flowHeader(wide bool) ([]string, []int) {
-	header := []string{"TIME", "SOURCE", "DESTINATION", "VERDICT", "RULE/REASON", "SECURITY", "IN", "OUT", "DURATION"}
-	widths := []int{19, 24, 28, 9, 40, 9, 8, 8, 8}
+	header := []string{"TIME", "SEEN BY", "SOURCE", "DESTINATION", "VERDICT", "RULE/REASON", "SECURITY", "IN", "OUT", "DURATION"}
+	widths := []int{19, 12, 24, 28, 9, 40, 9, 8, 8, 8}
 	if wide {
-		header = append(header, "SERVICE", "SOURCE ID", "DESTINATION ID", "REPORTER", "NODE", "PROTOCOL", "ID",
+		header = append(header, "SERVICE", "SOURCE ID", "DESTINATION ID", "PROTOCOL", "ID",
 			"CAPTURE", "ROUTE", "CONNECT", "TLS", "AUTHORIZE", "APP", "AUDIT", "DETAIL")
-		widths = append(widths, 20, 40, 40, 8, 8, 8, 32, 7, 7, 7, 7, 9, 7, 5, 6)
+		widths = append(widths, 20, 40, 40, 8, 32, 7, 7, 7, 7, 9, 7, 5, 6)
 	}
 	return header, widths
 }
 
 func (a *app) flowRow(f *adminv1.Flow, wide bool) []cell {
-	row := append(cells(a.clock(f.StartUnixNano, "Jan _2 15:04:05.000"), peerName(f.Src, false), peerName(f.Dst, true)),
+	row := append(cells(a.clock(f.StartUnixNano, "Jan _2 15:04:05.000"), seenBy(f), peerName(f.Src, false), peerName(f.Dst, true)),
 		verdictCell(f), cell{text: flowRule(f)}, securityCell(f))
 	row = append(row, cells(size(f.BytesIn), size(f.BytesOut), flowTook(f))...)
 	if !wide {
 		return row
 	}
-	row = append(row, cells(flowService(f), f.Src.GetSpiffeId(), f.Dst.GetSpiffeId(), f.Reporter, f.Node, f.Protocol, f.Id)...)
+	row = append(row, cells(flowService(f), f.Src.GetSpiffeId(), f.Dst.GetSpiffeId(), f.Protocol, f.Id)...)
 	p := f.Phases
 	for _, nanos := range []int64{p.GetCapture(), p.GetRoute(), p.GetConnect(), p.GetTls(), p.GetAuthorize(), p.GetApp()} {
 		row = append(row, cell{text: short(time.Duration(nanos))})
 	}
 	return append(row, cells(f.Audit, f.Detail)...)
+}
+
+// seenBy says whose record it is: a connection between two pods of the mesh has one of each side.
+func seenBy(f *adminv1.Flow) string {
+	side := f.Reporter
+	switch side {
+	case "outbound":
+		side = "client"
+	case "inbound":
+		side = "server"
+	}
+	return strings.TrimSpace(side + " " + f.Node)
 }
 
 // flowLine is the compact form: one self-contained line.

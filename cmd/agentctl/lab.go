@@ -55,9 +55,10 @@ Nothing of the machine's own network is touched, and several labs can run side b
 func (c *labCLI) up() *cobra.Command {
 	o := lab.Options{}
 	cmd := &cobra.Command{
-		Use:   "up -f FOLDER",
-		Short: "Make a lab and start everything in it",
-		Args:  cobra.NoArgs,
+		Use:     "up -f FOLDER",
+		Example: "  agentctl lab up -f deploy/lab/demo\n  agentctl lab up --lab second -f my-mesh/",
+		Short:   "Make a lab and start everything in it",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Name, o.Progress = c.name, c.progress()
 			begin := time.Now()
@@ -150,9 +151,10 @@ func joined[T fmt.Stringer](items []T) string {
 func (c *labCLI) down() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
-		Use:   "down",
-		Short: "Remove a lab, and every trace of it",
-		Args:  cobra.NoArgs,
+		Use:     "down",
+		Example: "  agentctl lab down\n  agentctl lab down --lab second",
+		Short:   "Remove a lab, and every trace of it",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			labs, err := lab.List()
 			if err != nil {
@@ -188,6 +190,7 @@ func (c *labCLI) down() *cobra.Command {
 func (c *labCLI) list() *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
+		Example: "  agentctl lab list",
 		Aliases: []string{"ls"},
 		Short:   "List the labs on this machine",
 		Args:    cobra.NoArgs,
@@ -221,9 +224,10 @@ func (c *labCLI) list() *cobra.Command {
 func (c *labCLI) exec() *cobra.Command {
 	var namespace string
 	cmd := &cobra.Command{
-		Use:   "exec POD -- COMMAND [ARG...]",
-		Short: "Run a command in a pod (POD or NAMESPACE/POD), in node/NAME or in the controller's network",
-		Args:  cobra.MinimumNArgs(2),
+		Use:     "exec POD -- COMMAND [ARG...]",
+		Example: "  agentctl lab exec -n shop web -- curl -s http://cart:8080/\n  agentctl lab exec node/n1 -- ip route",
+		Short:   "Run a command in a pod (POD or NAMESPACE/POD), in node/NAME or in the controller's network",
+		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			argv := args[1:]
 			if argv[0] == "--" && len(argv) > 1 {
@@ -248,9 +252,10 @@ func labTarget(namespace, target string) string {
 func (c *labCLI) shell() *cobra.Command {
 	var namespace string
 	cmd := &cobra.Command{
-		Use:   "shell POD",
-		Short: "Open a shell in a pod (POD or NAMESPACE/POD), in node/NAME or in the controller's network",
-		Args:  cobra.ExactArgs(1),
+		Use:     "shell POD",
+		Example: "  agentctl lab shell shop/web",
+		Short:   "Open a shell in a pod (POD or NAMESPACE/POD), in node/NAME or in the controller's network",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			shell := os.Getenv("SHELL")
 			if shell == "" {
@@ -281,9 +286,10 @@ func (c *labCLI) run(ctx context.Context, target string, argv []string) error {
 
 func (c *labCLI) apply() *cobra.Command {
 	return &cobra.Command{
-		Use:   "apply",
-		Short: "Make and remove pods and services as the lab's manifests say now",
-		Args:  cobra.NoArgs,
+		Use:     "apply",
+		Example: "  agentctl lab apply",
+		Short:   "Make and remove pods and services as the lab's manifests say now",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := lab.Open(c.name)
 			if err != nil {
@@ -297,9 +303,10 @@ func (c *labCLI) apply() *cobra.Command {
 func (c *labCLI) check() *cobra.Command {
 	var binDir string
 	cmd := &cobra.Command{
-		Use:   "check",
-		Short: "Say whether this machine can run a lab, and what to do if not",
-		Args:  cobra.NoArgs,
+		Use:     "check",
+		Example: "  agentctl lab check",
+		Short:   "Say whether this machine can run a lab, and what to do if not",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			able := true
 			for _, f := range lab.Check(binDir) {
