@@ -30,6 +30,8 @@ type conn struct {
 
 	mu     sync.Mutex
 	record Record
+	// via is the tunnel that carries the connection, zero if none does.
+	via via
 	// decide decides the connection again, by the world as it is then; nil for what is decided elsewhere.
 	decide func(*World) policy.Decision
 	// kill ends the connection with a RST on both sides; nil until there is something to end.
@@ -108,6 +110,13 @@ func (k *conn) onKill(kill func()) bool {
 	return !k.dead
 }
 
+// carriedBy notes the tunnel that carries the connection.
+func (k *conn) carriedBy(v via) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.via = v
+}
+
 // set changes the record.
 func (k *conn) set(f func(*Record)) {
 	k.mu.Lock()
@@ -157,7 +166,28 @@ func (p *Proxy) Redecide() {
 			k.end(ReasonPolicyChanged, Denied, d.Rule, "open connection ended: "+string(d.Reason))
 		}
 	}
-	p.pool.recheck()
+	p.distrust()
+}
+
+// distrust ends the tunnels whose peer the bundle in force no longer vouches for, and first what they carry, so that
+// each connection's record says why.
+func (p *Proxy) distrust() {
+	ended := p.pool.distrusted()
+	if len(ended) == 0 {
+		return
+	}
+	for _, k := range p.conns.all() {
+		k.mu.Lock()
+		tn := ended[k.via]
+		k.mu.Unlock()
+		if tn != nil {
+			k.end(ReasonTrustRemoved, Denied, "", "open connection ended: its peer's root is no longer trusted")
+		}
+	}
+	for _, tn := range ended {
+		p.cfg.Log.Warn("tunnel ended: its peer's root is no longer trusted", "peer", tn.RemoteAddr().String())
+		reset(tn.raw)
+	}
 }
 
 // EndPod ends every connection of one pod, which was removed.

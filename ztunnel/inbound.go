@@ -3,6 +3,7 @@ package ztunnel
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/netip"
@@ -23,6 +24,19 @@ type arrival struct {
 	traceID  string
 	// peerUntil is when the peer's certificate ends; zero without one.
 	peerUntil time.Time
+}
+
+// steered lets only those connections through that the kernel handed over. It never hands over one to loopback: such
+// a one was dialled by the pod's own processes, and to reach "the app" at the listener's address would loop for ever.
+func (p *Proxy) steered(handle func(context.Context, *Pod, *net.TCPConn)) func(context.Context, *Pod, *net.TCPConn) {
+	return func(ctx context.Context, pod *Pod, c *net.TCPConn) {
+		if addrOf(c.LocalAddr()).Addr().IsLoopback() {
+			reset(c)
+			p.turnAway(pod, c, ReasonNotCaptured, "the pod dialled its own listener of the mesh")
+			return
+		}
+		handle(ctx, pod, c)
+	}
 }
 
 // plaintext serves a connection that came without a tunnel: it has no identity.
@@ -133,25 +147,47 @@ func decide(w *World, uid mesh.UID, a arrival) policy.Decision {
 
 // tunnel serves a peer's tunnel: TLS, then a stream a connection.
 func (p *Proxy) tunnel(ctx context.Context, pod *Pod, raw *net.TCPConn) {
-	self := p.cfg.World.Load().Mesh.Workload(pod.UID)
-	conn, peer, err := p.shake(ctx, self, raw)
-	if err != nil {
+	from := addrOf(raw.RemoteAddr()).Addr()
+	tn, peer, f := p.greet(ctx, pod, raw, from)
+	if f != nil {
 		reset(raw)
-		p.refuseTunnel(pod, self, raw, err)
+		p.turnAway(pod, raw, f.reason, f.detail())
 		return
 	}
-	inner := &inboundTunnel{proxy: p, pod: pod, peer: peer,
-		from: addrOf(raw.RemoteAddr()).Addr(), at: addrOf(raw.LocalAddr()).Addr(),
-		until: conn.ConnectionState().PeerCertificates[0].NotAfter}
-	tn := p.pool.accepted(conn, raw)
 	defer tn.Close()
+	defer p.accepted.leave(pod.UID, from)
+	inner := &inboundTunnel{proxy: p, pod: pod, peer: peer, via: tn.via(), from: from, at: addrOf(raw.LocalAddr()).Addr(), until: tn.peerNotAfter}
 	if err := hbone.ServeConn(ctx, tn, p.pool.serverConfig(), inner.serve); err != nil {
 		p.cfg.Log.Debug("tunnel ended", "src", raw.RemoteAddr().String(), "src_id", peer.String(), "err", err)
 	}
 }
 
+// greet has a peer prove who it is, within what its address may hold of this node. The caller of a tunnel that was
+// accepted leaves p.accepted.
+func (p *Proxy) greet(ctx context.Context, pod *Pod, raw *net.TCPConn, from netip.Addr) (*tunnel, identity.ID, *failure) {
+	if !p.handshakes.enter(pod.UID, from) {
+		return nil, identity.ID{}, fail(ReasonHandshakes, nil)
+	}
+	bundle := p.cfg.Certs.Bundle()
+	conn, peer, err := p.shake(ctx, pod, raw)
+	p.handshakes.leave(pod.UID, from)
+	if err != nil {
+		return nil, identity.ID{}, fail(ReasonTLS, err)
+	}
+	if !p.accepted.enter(pod.UID, from) {
+		return nil, identity.ID{}, fail(ReasonTunnels, nil)
+	}
+	tn, err := p.pool.track(conn, raw, x509.ExtKeyUsageClientAuth, bundle)
+	if err != nil {
+		p.accepted.leave(pod.UID, from)
+		return nil, identity.ID{}, fail(ReasonTrustRemoved, err)
+	}
+	return tn, peer, nil
+}
+
 // shake does the TLS handshake as the pod, and returns who the peer proved to be.
-func (p *Proxy) shake(ctx context.Context, self *mesh.Workload, raw *net.TCPConn) (*tls.Conn, identity.ID, error) {
+func (p *Proxy) shake(ctx context.Context, pod *Pod, raw *net.TCPConn) (*tls.Conn, identity.ID, error) {
+	self := p.cfg.World.Load().Mesh.Workload(pod.UID)
 	if self == nil {
 		return nil, identity.ID{}, fmt.Errorf("the mesh does not know this pod")
 	}
@@ -170,15 +206,15 @@ func (p *Proxy) shake(ctx context.Context, self *mesh.Workload, raw *net.TCPConn
 	return conn, peer, err
 }
 
-// refuseTunnel records a peer that did not prove itself.
-func (p *Proxy) refuseTunnel(pod *Pod, self *mesh.Workload, raw *net.TCPConn, err error) {
+// turnAway records a connection that was refused before it asked for anything.
+func (p *Proxy) turnAway(pod *Pod, raw *net.TCPConn, reason Reason, detail string) {
 	now := time.Now()
 	from := addrOf(raw.RemoteAddr())
 	p.cfg.Sink(Record{
 		ID: newTraceID(), Reporter: Inbound, Start: now, End: now,
 		Src:     Party{Addr: from, Workload: p.workloadAt(from.Addr())},
-		Dst:     Party{Addr: addrOf(raw.LocalAddr()), Workload: self},
-		Verdict: Denied, Reason: ReasonTLS, Detail: err.Error(), Security: MutualTLS,
+		Dst:     Party{Addr: addrOf(raw.LocalAddr()), Workload: p.cfg.World.Load().Mesh.Workload(pod.UID)},
+		Verdict: Denied, Reason: reason, Detail: detail, Security: MutualTLS,
 	})
 }
 
@@ -187,6 +223,7 @@ type inboundTunnel struct {
 	proxy *Proxy
 	pod   *Pod
 	peer  identity.ID
+	via   via
 	from  netip.Addr // the peer's address
 	at    netip.Addr // the address that the tunnel was made to
 	until time.Time  // when the peer's certificate ends
@@ -195,7 +232,7 @@ type inboundTunnel struct {
 // serve serves one stream: target → decide → reach the app → 200 → forward.
 func (t *inboundTunnel) serve(ctx context.Context, in *hbone.Inbound) {
 	p, req := t.proxy, in.Request()
-	k := &conn{pod: t.pod, record: Record{ID: traceIDOf(req.Traceparent), Reporter: Inbound, Start: time.Now()}}
+	k := &conn{pod: t.pod, via: t.via, record: Record{ID: traceIDOf(req.Traceparent), Reporter: Inbound, Start: time.Now()}}
 	defer p.conns.release(k)
 	k.onKill(func() { in.Refuse(503, "") })
 	app, release, f := t.admit(ctx, k, req)

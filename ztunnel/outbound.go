@@ -160,6 +160,7 @@ func (p *Proxy) throughTunnel(ctx context.Context, k *conn, client *net.TCPConn,
 		}
 		return f
 	}
+	k.carriedBy(viaOf(stream.LocalAddr(), stream.RemoteAddr()))
 	k.set(func(r *Record) { r.Dst.ID = dstID })
 	p.forward(k, client, tunnelled{stream}, func() { stream.Reset(hbone.CodeConnect) })
 	return nil

@@ -45,6 +45,8 @@ const (
 	ReasonPolicyChanged  Reason = "policy_changed"      // a change of policy forbids the open connection
 	ReasonLeft           Reason = "left_mesh"           // the pod was removed
 	ReasonOverload       Reason = "overload"            // the node is at its limit of open connections
+	ReasonHandshakes     Reason = "too_many_handshakes" // the peer's address has too many that prove nothing
+	ReasonTunnels        Reason = "too_many_tunnels"    // the peer's address has too many tunnels open
 	ReasonDraining       Reason = "draining"            // the agent was stopping
 	ReasonClosed         Reason = Reason("closed")      // ended by its ends, as connections do
 	ReasonReset          Reason = "reset"               // ended by a RST of either end

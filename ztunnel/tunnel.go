@@ -24,6 +24,8 @@ type tunnelKey struct {
 	src, dst identity.ID
 	from     netip.Addr // zero: as the pod's routes say
 	to       netip.Addr
+	// round parts tunnels that were made with a certificate of either end that has expired since from later ones.
+	round uint32
 }
 
 // tunnels holds this node's ends of all tunnels: those it dialled, in a pool, and those it accepted.
@@ -35,8 +37,21 @@ type tunnels struct {
 
 	mu      sync.Mutex
 	live    map[*tunnel]struct{}
-	dialled map[tunnelKey]timing // of the newest tunnel of each key
+	dialled map[tunnelKey]round // by key without its round
 }
+
+// round is what is known of the tunnels that were dialled for a key and may still take new streams.
+type round struct {
+	number uint32
+	// until is when the first certificate of either end of any of them expires; zero before the first is dialled.
+	until  time.Time
+	newest timing // of the newest
+}
+
+// via tells a tunnel from all others that are up, by its two addresses.
+type via struct{ local, remote netip.AddrPort }
+
+func viaOf(local, remote net.Addr) via { return via{addrOf(local), addrOf(remote)} }
 
 // tunnel is one mutually authenticated connection, either way.
 type tunnel struct {
@@ -46,6 +61,8 @@ type tunnel struct {
 	peerNotAfter time.Time
 	forget       func()
 }
+
+func (t *tunnel) via() via { return viaOf(t.raw.LocalAddr(), t.raw.RemoteAddr()) }
 
 // Close also forgets the tunnel.
 func (t *tunnel) Close() error {
@@ -70,7 +87,7 @@ var errDial = errors.New("dial tunnel")
 const bufferBudget = 256 << 20
 
 func newTunnels(p *Proxy) *tunnels {
-	t := &tunnels{proxy: p, budget: hbone.NewBudget(bufferBudget), stats: new(hbone.Stats), live: map[*tunnel]struct{}{}, dialled: map[tunnelKey]timing{}}
+	t := &tunnels{proxy: p, budget: hbone.NewBudget(bufferBudget), stats: new(hbone.Stats), live: map[*tunnel]struct{}{}, dialled: map[tunnelKey]round{}}
 	t.pool = hbone.NewPool(hbone.PoolConfig{
 		DialTimeout: p.cfg.DialTimeout,
 		Conn:        hbone.Config{Budget: t.budget, Stats: t.stats, Log: p.cfg.Log},
@@ -89,16 +106,63 @@ type timing struct{ connect, tls, rest time.Duration }
 // connect opens a stream over a pooled tunnel.
 func (t *tunnels) connect(ctx context.Context, key tunnelKey, req hbone.Request) (*hbone.Stream, timing, error) {
 	start := time.Now()
+	key = t.inRound(key, start)
 	stream, info, err := t.pool.Connect(ctx, key, req)
 	took := timing{rest: time.Since(start)}
 	if !info.Reused {
-		t.mu.Lock()
-		dialled := t.dialled[key]
-		t.mu.Unlock()
+		dialled := t.newest(key)
 		took.connect, took.tls = dialled.connect, dialled.tls
 		took.rest = max(took.rest-info.DialTime, 0)
 	}
 	return stream, took, err
+}
+
+// inRound completes a key. Once a certificate of a tunnel has expired, its peer refuses new streams: they get a new
+// tunnel, and the old one goes on with those that it has.
+func (t *tunnels) inRound(key tunnelKey, now time.Time) tunnelKey {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.dialled[key]
+	if ok && !r.until.IsZero() && now.After(r.until) {
+		r = round{number: r.number + 1}
+		t.dialled[key] = r
+	}
+	key.round = r.number
+	return key
+}
+
+// note remembers a tunnel that was dialled.
+func (t *tunnels) note(key tunnelKey, took timing, until time.Time) {
+	number := key.round
+	key.round = 0
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.dialled[key]
+	if r.number != number {
+		return // a straggler of an earlier round
+	}
+	r.newest = took
+	if r.until.IsZero() || until.Before(r.until) {
+		r.until = until
+	}
+	t.dialled[key] = r
+}
+
+func (t *tunnels) newest(key tunnelKey) timing {
+	key.round = 0
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.dialled[key].newest
+}
+
+// lastStream is when a tunnel shall take its last new stream: shortly before its first certificate ends, for the
+// peer's clock may be ahead.
+func lastStream(now time.Time, ours, peers time.Time) time.Time {
+	end := ours
+	if peers.Before(end) {
+		end = peers
+	}
+	return end.Add(-min(end.Sub(now)/10, time.Minute))
 }
 
 // dial makes a tunnel from the pod to a peer, and checks that the peer is who the mesh says it is.
@@ -119,24 +183,25 @@ func (t *tunnels) dial(ctx context.Context, key tunnelKey) (net.Conn, error) {
 		return nil, fmt.Errorf("%w: %w", errDial, err)
 	}
 	connected := time.Now()
+	bundle := p.cfg.Certs.Bundle()
 	conn := tls.Client(raw, identity.ClientConfig(func() (*identity.SVID, error) { return svid, nil }, p.cfg.Certs.Bundle, key.dst))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, &handshakeError{to, err}
 	}
-	tn := t.track(conn, raw, x509.ExtKeyUsageServerAuth)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.dialled[key] = timing{connect: connected.Sub(start), tls: time.Since(connected)}
+	shaken := time.Now()
+	tn, err := t.track(conn, raw, x509.ExtKeyUsageServerAuth, bundle)
+	if err != nil {
+		raw.Close()
+		return nil, &handshakeError{to, err}
+	}
+	t.note(key, timing{connect: connected.Sub(start), tls: shaken.Sub(connected)}, lastStream(shaken, svid.NotAfter, tn.peerNotAfter))
 	return tn, nil
 }
 
-// accepted tracks a tunnel that a peer made. The caller calls done when it has ended.
-func (t *tunnels) accepted(conn *tls.Conn, raw *net.TCPConn) (tn *tunnel) {
-	return t.track(conn, raw, x509.ExtKeyUsageClientAuth)
-}
-
-func (t *tunnels) track(conn *tls.Conn, raw *net.TCPConn, usage x509.ExtKeyUsage) *tunnel {
+// track makes a tunnel known to distrusted until it is closed. `before` is the bundle from before the handshake: one
+// that came since may have missed the tunnel, so it is asked here.
+func (t *tunnels) track(conn *tls.Conn, raw *net.TCPConn, usage x509.ExtKeyUsage, before *identity.Bundle) (*tunnel, error) {
 	tn := &tunnel{Conn: conn, raw: raw, usage: usage, peerNotAfter: conn.ConnectionState().PeerCertificates[0].NotAfter}
 	tn.forget = func() {
 		t.mu.Lock()
@@ -144,29 +209,39 @@ func (t *tunnels) track(conn *tls.Conn, raw *net.TCPConn, usage x509.ExtKeyUsage
 		delete(t.live, tn)
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.live[tn] = struct{}{}
-	return tn
+	t.mu.Unlock()
+	if now := t.proxy.cfg.Certs.Bundle(); now != before {
+		if err := tn.vouched(now, time.Now()); err != nil {
+			tn.forget()
+			return nil, err
+		}
+	}
+	return tn, nil
 }
 
-// recheck ends the tunnels whose peer the bundle in force no longer vouches for.
-func (t *tunnels) recheck() {
+// vouched tells whether a bundle vouches for the peer. A certificate that has expired since the handshake is judged as
+// of its last moment: that it expired is no reason to end what was open, and none to let a removed root's peer go on.
+func (t *tunnel) vouched(b *identity.Bundle, now time.Time) error {
+	if now.After(t.peerNotAfter) {
+		now = t.peerNotAfter
+	}
+	_, err := identity.VerifyChain(t.ConnectionState().PeerCertificates, b, t.usage, now)
+	return err
+}
+
+// distrusted returns the tunnels whose peer the bundle in force no longer vouches for.
+func (t *tunnels) distrusted() map[via]*tunnel {
 	bundle, now := t.proxy.cfg.Certs.Bundle(), time.Now()
+	ended := map[via]*tunnel{}
 	t.mu.Lock()
-	var ended []*tunnel
+	defer t.mu.Unlock()
 	for tn := range t.live {
-		if now.After(tn.peerNotAfter) {
-			continue // every new stream is refused already; those that are open were proved when they opened
-		}
-		if _, err := identity.VerifyChain(tn.ConnectionState().PeerCertificates, bundle, tn.usage, now); err != nil {
-			ended = append(ended, tn)
+		if tn.vouched(bundle, now) != nil {
+			ended[tn.via()] = tn
 		}
 	}
-	t.mu.Unlock()
-	for _, tn := range ended {
-		t.proxy.cfg.Log.Warn("tunnel ended: its peer's root is no longer trusted", "dst", tn.RemoteAddr().String())
-		reset(tn.raw)
-	}
+	return ended
 }
 
 // forget closes the idle tunnels of a pod that left.
@@ -174,7 +249,7 @@ func (t *tunnels) forget(pod mesh.UID) {
 	t.pool.CloseIf(func(k tunnelKey) bool { return k.pod == pod })
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.dialled, func(k tunnelKey, _ timing) bool { return k.pod == pod })
+	maps.DeleteFunc(t.dialled, func(k tunnelKey, _ round) bool { return k.pod == pod })
 }
 
 func (t *tunnels) close(grace time.Duration) {

@@ -90,6 +90,8 @@ type Proxy struct {
 	conns *conns
 	loads *loads
 	pool  *tunnels
+	// What peers may hold of this node before they have proved who they are, and after.
+	handshakes, accepted *gate
 
 	mu   sync.Mutex
 	pods map[mesh.UID]*Pod
@@ -103,7 +105,8 @@ func New(cfg Config) *Proxy {
 	if cfg.HandshakeTimeout == 0 {
 		cfg.HandshakeTimeout = 5 * time.Second
 	}
-	p := &Proxy{cfg: cfg, conns: newConns(cfg.MaxConns), loads: newLoads(), pods: map[mesh.UID]*Pod{}}
+	p := &Proxy{cfg: cfg, conns: newConns(cfg.MaxConns), loads: newLoads(), pods: map[mesh.UID]*Pod{},
+		handshakes: newHandshakeGate(), accepted: newTunnelGate()}
 	p.pool = newTunnels(p)
 	return p
 }
@@ -129,8 +132,8 @@ func (p *Proxy) Serve(ctx context.Context, pod *Pod) {
 		}
 	}
 	serve(pod.Outbound, p.outbound)
-	serve(pod.Plaintext, p.plaintext)
-	serve(pod.Tunnel, p.tunnel)
+	serve(pod.Plaintext, p.steered(p.plaintext))
+	serve(pod.Tunnel, p.steered(p.tunnel))
 	accepting.Wait()
 }
 

@@ -214,7 +214,11 @@ func TestCallsUnderWayAreBounded(t *testing.T) {
 		go func() {
 			results <- hub.Ask(t.Context(), "n1", "Status", &adminv1.StatusRequest{}, &adminv1.StatusReply{})
 		}()
-		waitFor(t, "the call", func() bool { link.mu.Lock(); defer link.mu.Unlock(); return len(link.calls) == i+1 && len(link.out) == 0 })
+		waitFor(t, "the call", func() bool {
+			link.mu.Lock()
+			defer link.mu.Unlock()
+			return len(link.calls) == i+1 && len(link.out) == 0
+		})
 	}
 	err := hub.Ask(t.Context(), "n1", "Status", &adminv1.StatusRequest{}, &adminv1.StatusReply{})
 	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "too many calls") {

@@ -1,0 +1,375 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/warren-mesh/warren/api/adminv1"
+	"github.com/warren-mesh/warren/internal/labtest"
+)
+
+// The ports of every pod that podYAML makes.
+const (
+	httpPort = 8080
+	echoPort = 9000
+)
+
+// podYAML is a pod that serves HTTP on 8080 and echoes on 9000 and 9001, with a service of its own name. labels are
+// further ones, in YAML's flow style.
+func podYAML(fullName, node string, labels ...string) string {
+	ns, name, _ := strings.Cut(fullName, "/")
+	all := strings.Join(append([]string{"app: " + name}, labels...), ", ")
+	return fmt.Sprintf(`
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[2]s, namespace: %[1]s, labels: {%[4]s}}
+spec:
+  nodeName: %[3]s
+  serviceAccountName: %[2]s
+  containers:
+  - {name: http, image: warren.dev/sample, args: [http, --name, %[2]s, --port, "8080"]}
+  - {name: echo, image: warren.dev/sample, args: [tcp, --mode, echo, --port, "9000", --port, "9001"]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: %[2]s, namespace: %[1]s}
+spec: {selector: {app: %[2]s}, ports: [{name: http, port: 80, targetPort: 8080}, {name: echo, port: 9000, targetPort: 9000}]}
+`, ns, name, node, all)
+}
+
+// namespaceYAML is a namespace; meta is what its metadata has besides the name, in YAML's flow style.
+func namespaceYAML(name, meta string) string {
+	return fmt.Sprintf("\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s%s}\n", name, meta)
+}
+
+const meshed = `, labels: {warren.dev/mesh: enabled}`
+
+const nodesYAML = `
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2, labels: {topology.kubernetes.io/zone: b}}
+`
+
+// town is a shop in the mesh, on both nodes, and a neighbour outside of it on both. `shop` and `legacy` are the
+// namespaces' metadata.
+func town(shop, legacy string) string {
+	return nodesYAML + namespaceYAML("shop", shop) + namespaceYAML("legacy", legacy) +
+		podYAML("shop/web", "n1") + podYAML("shop/cart", "n1") + podYAML("shop/pay", "n2") +
+		podYAML("legacy/near", "n1") + podYAML("legacy/far", "n2")
+}
+
+// inNetns runs f on a thread inside a network namespace. Sockets that f makes stay there.
+func inNetns(path string, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and let the thread die with its namespace
+		file, err := os.Open(path)
+		if err != nil {
+			done <- err
+			return
+		}
+		defer file.Close()
+		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// dial connects from a pod, as an app in it would.
+func dial(t testing.TB, m *labtest.Mesh, pod string, to netip.AddrPort) (conn net.Conn, err error) {
+	t.Helper()
+	path, err := m.PodNetNS(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = inNetns(path, func() (err error) {
+		conn, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp", to.String())
+		return err
+	})
+	return conn, err
+}
+
+// at returns a pod's address of a family, with a port.
+func at(t testing.TB, m *labtest.Mesh, pod string, v6 bool, port uint16) netip.AddrPort {
+	t.Helper()
+	addrs, err := m.PodAddrs(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if a.Is6() == v6 {
+			return netip.AddrPortFrom(a, port)
+		}
+	}
+	t.Fatalf("pod %s has no such address: %v", pod, addrs)
+	return netip.AddrPort{}
+}
+
+// ping makes one connection to an echo server, sends the canary and reads it back.
+func ping(t testing.TB, m *labtest.Mesh, pod string, to netip.AddrPort) error {
+	t.Helper()
+	c, err := dial(t, m, pod, to)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return exchange(c)
+}
+
+func exchange(c net.Conn) error {
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, canary); err != nil {
+		return err
+	}
+	got := make([]byte, len(canary))
+	if _, err := io.ReadFull(c, got); err != nil {
+		return err
+	}
+	if string(got) != canary {
+		return fmt.Errorf("echo of %q is %q", canary, got)
+	}
+	return nil
+}
+
+// stream is a connection to an echo server on which bytes go on moving until somebody ends it.
+type stream struct {
+	net.Conn
+	name   string
+	echoed atomic.Int64
+	ended  chan struct{} // closed at its end; err and at are set then
+	err    error
+	at     time.Time
+}
+
+// open opens a stream and keeps it busy until the test ends.
+func open(t testing.TB, m *labtest.Mesh, pod string, to netip.AddrPort) *stream {
+	t.Helper()
+	c, err := dial(t, m, pod, to)
+	if err != nil {
+		t.Fatalf("%s to %s: %v", pod, to, err)
+	}
+	s := &stream{Conn: c, name: pod + " to " + to.String(), ended: make(chan struct{})}
+	if err := exchange(c); err != nil {
+		t.Fatalf("%s: %v", s.name, err)
+	}
+	stop := make(chan struct{})
+	go s.run(stop)
+	t.Cleanup(func() { close(stop); <-s.ended; c.Close() })
+	return s
+}
+
+func (s *stream) run(stop <-chan struct{}) {
+	defer close(s.ended)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if s.err = exchange(s.Conn); s.err != nil {
+			s.at = time.Now()
+			return
+		}
+		s.echoed.Add(int64(len(canary)))
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// mustMove fails the test unless bytes go on moving.
+func (s *stream) mustMove(t testing.TB) {
+	t.Helper()
+	before := s.echoed.Load()
+	labtest.Await(t, s.name+" goes on", 5*time.Second, func() bool {
+		select {
+		case <-s.ended:
+			t.Fatalf("%s was cut: %v", s.name, s.err)
+		default:
+		}
+		return s.echoed.Load() > before+3*int64(len(canary))
+	})
+}
+
+// mustEnd waits for the stream's end and returns when and how it came.
+func (s *stream) mustEnd(t testing.TB, within time.Duration) (time.Time, error) {
+	t.Helper()
+	select {
+	case <-s.ended:
+		return s.at, s.err
+	case <-time.After(within):
+		t.Fatalf("%s is still open after %s", s.name, within)
+		return time.Time{}, nil
+	}
+}
+
+// traffic makes new connections, one after the other, until stopped, and counts how they fared.
+type traffic struct {
+	ok, failed atomic.Int64
+	lastErr    atomic.Value // string
+	longest    atomic.Int64 // ns, the slowest good connection
+	stop       func()
+}
+
+// load starts traffic of new connections from a pod; stop it to read its counts.
+func load(t testing.TB, m *labtest.Mesh, pod string, to ...netip.AddrPort) *traffic {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	l := &traffic{stop: func() { cancel(); <-done }}
+	go func() {
+		defer close(done)
+		for i := 0; ctx.Err() == nil; i++ {
+			begin := time.Now()
+			if err := ping(t, m, pod, to[i%len(to)]); err != nil {
+				l.lastErr.Store(err.Error())
+				l.failed.Add(1)
+			} else {
+				l.ok.Add(1)
+				l.longest.Store(max(l.longest.Load(), int64(time.Since(begin))))
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(2 * time.Millisecond): // the rate of the load, not a wait for anything
+			}
+		}
+	}()
+	t.Cleanup(l.stop)
+	return l
+}
+
+// status is the whole mesh's, from the controller.
+func status(t testing.TB, m *labtest.Mesh) *adminv1.StatusReply {
+	t.Helper()
+	return statusAt(t, m, m.ControllerSocket())
+}
+
+func statusAt(t testing.TB, m *labtest.Mesh, socket string) *adminv1.StatusReply {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	s, err := m.Admin(socket).Status(ctx, &adminv1.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// podState is a pod's state as its agent has it, "" if it does not know the pod.
+func podState(t testing.TB, m *labtest.Mesh, pod string) string {
+	t.Helper()
+	for _, n := range status(t, m).Nodes {
+		for _, p := range n.Pods {
+			if p.Namespace+"/"+p.Name == pod {
+				return p.State
+			}
+		}
+	}
+	return ""
+}
+
+// apply changes one manifest, waits until every node enforces what that makes of the mesh, and returns how long it took.
+func apply(t testing.TB, m *labtest.Mesh, change func()) time.Duration {
+	t.Helper()
+	before := status(t, m).Controller.ConfigVersion
+	begin := time.Now()
+	change()
+	labtest.Await(t, "every node enforces the change", 10*time.Second, func() bool {
+		s := status(t, m)
+		for _, n := range s.Nodes {
+			if n.EnforcedVersion < s.Controller.ConfigVersion {
+				return false
+			}
+		}
+		return s.Controller.ConfigVersion > before
+	})
+	return time.Since(begin)
+}
+
+// counters is a node's captures by reason.
+func counters(t testing.TB, m *labtest.Mesh, node string) map[string]uint64 {
+	t.Helper()
+	return statusAt(t, m, m.AgentSocket(node)).Nodes[0].CaptureCounters
+}
+
+// isReset tells that a connection ended by a RST.
+func isReset(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "connection reset") || strings.Contains(err.Error(), "broken pipe"))
+}
+
+// listenInNode serves echoes on a port of a node itself, which is outside the mesh.
+func listenInNode(t testing.TB, m *labtest.Mesh, node string, v6 bool) netip.AddrPort {
+	t.Helper()
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var to netip.AddrPort
+	for _, n := range info.Nodes {
+		for _, a := range n.Addrs {
+			if n.Name == node && a.Is6() == v6 {
+				to = netip.AddrPortFrom(a, 7777)
+			}
+		}
+	}
+	var l net.Listener
+	if err := inNetns(m.NodeNetNS(node), func() (err error) {
+		l, err = net.Listen("tcp", to.String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); io.Copy(c, struct{ io.Reader }{c}) }()
+		}
+	}()
+	return to
+}
+
+// families runs a subtest for each.
+func families(t *testing.T, f func(t *testing.T, v6 bool)) {
+	t.Run("v4", func(t *testing.T) { f(t, false) })
+	t.Run("v6", func(t *testing.T) { f(t, true) })
+}
+
+// grep returns the lines of a text that have all of the words.
+func grep(text string, words ...string) string {
+	var out bytes.Buffer
+lines:
+	for line := range strings.Lines(text) {
+		for _, w := range words {
+			if !strings.Contains(line, w) {
+				continue lines
+			}
+		}
+		out.WriteString(line)
+	}
+	return out.String()
+}
