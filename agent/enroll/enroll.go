@@ -219,9 +219,9 @@ func (e *Enroller) letGo(p *pod) {
 		if err := p.net.Withdraw(); err != nil {
 			e.cfg.Log.Warn("pod's capture remains", "pod", p.reg.fullName(), "err", err)
 		}
-		e.cfg.Proxy.EndPod(p.reg.UID)
 		p.stop()
 		p.net.Close()
+		e.cfg.Proxy.EndPod(p.reg.UID) // nothing more is accepted
 		p.net = nil
 	}
 	e.setState(p, Unknown, "")

@@ -71,7 +71,10 @@ func (e *Enroller) bring(ctx context.Context, p *pod, w *mesh.Workload) {
 	if w != nil && (w.Namespace != p.reg.Namespace || w.Name != p.reg.Name) {
 		w = nil // a UID that says another name: believe neither
 	}
-	switch plan(e.cfg.Node, w, p.net != nil, p.id) {
+	var captured bool
+	var has identity.ID
+	e.locked(func() { captured, has = p.net != nil, p.id })
+	switch plan(e.cfg.Node, w, captured, has) {
 	case enrol:
 		e.enrol(ctx, p, w)
 	case release:
@@ -118,17 +121,29 @@ func (e *Enroller) enrol(ctx context.Context, p *pod, w *mesh.Workload) {
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	p.net, p.stop = net, stop
 	e.adoptIdentity(p, w)
+	id := p.id
 	e.setState(p, Pending, "waiting for its identity")
 	e.mu.Unlock()
 
 	served := &ztunnel.Pod{UID: p.reg.UID, Sockets: net, Outbound: net.Outbound, Plaintext: net.Plaintext, Tunnel: net.Tunnel}
 	e.tasks.Go(func() { e.cfg.Proxy.Serve(life, served) })
-	e.awaitSVID(ctx, p)
-	if err := net.Enroll(); err != nil {
-		e.locked(func() { e.setState(p, Pending, err.Error()) })
+	e.awaitSVID(ctx, p, id)
+	e.openWay(p, net)
+}
+
+// openWay makes a captured pod's connections pass, unless it was removed meanwhile: its place in the kernel may be
+// another pod's by now.
+func (e *Enroller) openWay(p *pod, net *podnet.Pod) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if p.net != net {
 		return
 	}
-	e.locked(func() { e.setState(p, Enrolled, "") })
+	if err := net.Enroll(); err != nil {
+		e.setState(p, Pending, err.Error())
+		return
+	}
+	e.setState(p, Enrolled, "")
 }
 
 // adoptIdentity makes the pod want the SVID of the service account that the controller names. Caller holds mu.
@@ -142,10 +157,10 @@ func (e *Enroller) adoptIdentity(p *pod, w *mesh.Workload) {
 	e.cfg.Certs.Want(string(p.reg.UID), id)
 }
 
-func (e *Enroller) awaitSVID(ctx context.Context, p *pod) {
+func (e *Enroller) awaitSVID(ctx context.Context, p *pod, id identity.ID) {
 	wctx, cancel := context.WithTimeout(ctx, svidWait)
 	defer cancel()
-	if _, err := e.cfg.Certs.Get(wctx, p.id); err != nil {
+	if _, err := e.cfg.Certs.Get(wctx, id); err != nil {
 		e.cfg.Log.Warn("pod enrolled without SVID: its connections are refused until it has one", "pod", p.reg.fullName(), "err", err)
 	}
 }
@@ -159,6 +174,9 @@ func (e *Enroller) release(p *pod) {
 		return // the grace below is running
 	}
 	net, stop := p.net, p.stop
+	if net == nil {
+		return // removed meanwhile
+	}
 	if err := net.Leave(); err != nil {
 		e.setState(p, p.state, err.Error())
 		return
@@ -195,14 +213,9 @@ func (e *Enroller) refresh(ctx context.Context, p *pod, w *mesh.Workload) {
 		e.cfg.Log.Warn("pod's addresses could not be read again", "pod", p.reg.fullName(), "err", err)
 		return
 	}
-	if state == Enrolled {
-		return
+	if state != Enrolled {
+		e.openWay(p, net)
 	}
-	if err := net.Enroll(); err != nil {
-		e.locked(func() { e.setState(p, Pending, err.Error()) })
-		return
-	}
-	e.locked(func() { e.setState(p, Enrolled, "") })
 }
 
 // Info is what there is to say about one registered pod.

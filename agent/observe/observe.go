@@ -108,9 +108,11 @@ func (o *Observer) write(f *adminv1.Flow, r ztunnel.Record) {
 		slog.String("verdict", f.Verdict), slog.String("reason", f.Reason), slog.String("security", f.Security),
 		slog.Uint64("bytes_in", r.In), slog.Uint64("bytes_out", r.Out), slog.Duration("dur", r.End.Sub(r.Start)),
 	}
-	for key, value := range map[string]string{"service": f.Dst.Service, "rule": f.Rule, "detail": f.Detail, "audit": f.Audit} {
-		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
+	for _, more := range [...]slog.Attr{
+		slog.String("service", f.Dst.Service), slog.String("rule", f.Rule), slog.String("detail", f.Detail), slog.String("audit", f.Audit),
+	} {
+		if more.Value.String() != "" {
+			attrs = append(attrs, more)
 		}
 	}
 	o.log.LogAttrs(context.Background(), slog.LevelInfo, "connection", attrs...)

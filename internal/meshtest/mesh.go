@@ -72,7 +72,6 @@ type Node struct {
 	Certs    *identity.Manager
 	Enroller *enroll.Enroller
 	bundle   *identity.BundleStore
-	stop     func()
 }
 
 // New brings up the mesh and waits until its pods are enrolled. `edit` may change each pod's workload first.
@@ -236,7 +235,7 @@ func (m *Mesh) startNode(name string) *Node {
 			m.tb.Fatalf("node %s: %v", name, err)
 		}
 	}
-	log := slog.New(slog.DiscardHandler)
+	log := slog.New(errorsFail{m.tb})
 	root, err := bpf.CgroupRoot()
 	fatal(err)
 	pins := filepath.Join("/sys/fs/bpf", fmt.Sprintf("warren-test-%d-%s-%d", os.Getpid(), name, time.Now().UnixNano()))
