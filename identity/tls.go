@@ -100,6 +100,7 @@ func base(bundle GetBundle, usage x509.ExtKeyUsage, authorize AuthorizeFunc) *tl
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{protocol},
 		SessionTicketsDisabled: true,
+		DynamicRecordSizingDisabled: true, // tunnels live long: full records from the start
 		InsecureSkipVerify:     true, // host names mean nothing here: VerifyConnection checks the SPIFFE id
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if err := checkSession(state); err != nil {

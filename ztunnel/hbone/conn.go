@@ -77,7 +77,6 @@ type readState struct {
 	fr     *http2.Framer
 	resets rate
 	junk   rate
-	last   *Stream // the stream of the latest DATA
 	window atomic.Int64
 	unpaid atomic.Int64 // received, not yet credited
 	seen   atomic.Bool

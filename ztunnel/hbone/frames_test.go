@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"testing"
@@ -158,7 +157,7 @@ func TestServerMeetsMalice(t *testing.T) {
 		{"padding longer than DATA", new(script).preface().connect(1).frame(http2.FrameData, http2.FlagDataPadded, 1, 9, 'x'), "goaway PROTOCOL_ERROR"},
 		{"padded DATA without length", new(script).preface().connect(1).frame(http2.FrameData, http2.FlagDataPadded, 1), "goaway FRAME_SIZE_ERROR"},
 		{"DATA above the frame size", new(script).preface().connect(1).frame(http2.FrameData, 0, 1, make([]byte, 64<<10+1)...), "goaway FRAME_SIZE_ERROR"},
-		{"DATA above the stream window", new(script).preface().connect(1).times2(5, func(s *script) { s.frame(http2.FrameData, 0, 1, make([]byte, 60<<10)...) }), "reset 1 FLOW_CONTROL_ERROR"},
+		{"DATA above the stream window", new(script).preface().headers(1, ":method", "CONNECT", ":authority", "unread:1").times2(5, func(s *script) { s.frame(http2.FrameData, 0, 1, make([]byte, 60<<10)...) }), "reset 1 FLOW_CONTROL_ERROR"},
 		{"empty DATA flood", new(script).preface().connect(1).times2(5000, func(s *script) { s.frame(http2.FrameData, 0, 1) }), "goaway ENHANCE_YOUR_CALM"},
 
 		{"RST_STREAM on idle stream", new(script).preface().frame(http2.FrameRSTStream, 0, 1, be32(8)...), "goaway PROTOCOL_ERROR"},
@@ -206,7 +205,7 @@ func TestServerMeetsMalice(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			near, far := tcpPair(t)
 			over := make(chan error, 1)
-			go func() { over <- ServeConn(context.Background(), far, Config{}, echo) }()
+			go func() { over <- ServeConn(context.Background(), far, Config{}, echoOrHold) }()
 			go func() { near.Write(append(c.script.Bytes(), ping()...)) }()
 			if got := outcome(near, c.want); got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)
@@ -219,6 +218,15 @@ func TestServerMeetsMalice(t *testing.T) {
 			}
 		})
 	}
+}
+
+// echoOrHold echoes, but does not read a stream to "unread:1", so that its window is not renewed.
+func echoOrHold(ctx context.Context, in *Inbound) {
+	if in.Request().Authority == "unread:1" {
+		<-ctx.Done()
+		return
+	}
+	echo(ctx, in)
 }
 
 func (s *script) times2(n int, f func(*script)) *script {
@@ -265,21 +273,31 @@ func TestServerRefusesStreamsAboveItsLimit(t *testing.T) {
 }
 
 func TestRapidReset(t *testing.T) {
-	near, far := tcpPair(t)
-	over := make(chan error, 1)
-	hold := func(ctx context.Context, in *Inbound) { <-ctx.Done() }
-	go func() { over <- ServeConn(context.Background(), far, Config{}, hold) }()
-	s := new(script).preface()
-	s.times(1000, func(i int) {
-		s.connect(uint32(2*i+1)).frame(http2.FrameRSTStream, 0, uint32(2*i+1), be32(8)...)
-	})
-	go near.Write(s.Bytes())
-	if got := outcome(near, "goaway ENHANCE_YOUR_CALM"); got != "goaway ENHANCE_YOUR_CALM" {
-		t.Errorf("got %s", got)
-	}
-	near.Close()
-	if err := <-over; !isCalm(err) {
-		t.Errorf("ServeConn: %v", err)
+	stuck := make(chan struct{})
+	for name, hold := range map[string]func(context.Context, *Inbound){
+		"handlers that end with their stream": func(ctx context.Context, _ *Inbound) { <-ctx.Done() },
+		"handlers that linger":                func(context.Context, *Inbound) { <-stuck },
+	} {
+		t.Run(name, func(t *testing.T) {
+			near, far := tcpPair(t)
+			over := make(chan error, 1)
+			go func() { over <- ServeConn(context.Background(), far, Config{}, hold) }()
+			s := new(script).preface()
+			s.times(1000, func(i int) {
+				s.connect(uint32(2*i+1)).frame(http2.FrameRSTStream, 0, uint32(2*i+1), be32(8)...)
+			})
+			go near.Write(s.Bytes())
+			if got := outcome(near, "goaway ENHANCE_YOUR_CALM"); got != "goaway ENHANCE_YOUR_CALM" {
+				t.Errorf("got %.200s", got)
+			}
+			near.Close()
+			if name == "handlers that linger" {
+				close(stuck)
+			}
+			if err := <-over; !isCalm(err) {
+				t.Errorf("ServeConn: %v", err)
+			}
+		})
 	}
 }
 
@@ -310,91 +328,6 @@ func TestPingFloodWithoutReading(t *testing.T) {
 	near.Close()
 	if err := <-over; !isCalm(err) {
 		t.Errorf("ServeConn: %v", err)
-	}
-}
-
-func TestClientMeetsMalice(t *testing.T) {
-	hello := func() *script { return new(script).frame(http2.FrameSettings, 0, 0) }
-	ok := func() *script { return hello().headers(1, ":status", "200") }
-	refused := func(code Code) func(error) bool {
-		return func(err error) bool {
-			ce, re := new(ConnError), new(ResetError)
-			return errors.As(err, &ce) && ce.Local && ce.Code == code || errors.As(err, &re) && !re.Remote && re.Code == code
-		}
-	}
-	protocol := refused(http2.ErrCodeProtocol)
-	for _, c := range []struct {
-		name   string
-		script *script
-		ok     func(error) bool // of Connect and then Read
-	}{
-		{"200", ok().frame(http2.FrameData, http2.FlagDataEndStream, 1), func(err error) bool { return err == io.EOF }},
-		{"200 that ends at once", hello().frame(http2.FrameHeaders, endHeaders|endStream, 1, block(":status", "200")...), func(err error) bool { return err == io.EOF }},
-		{"100 before 200", hello().headers(1, ":status", "100").headers(1, ":status", "200").frame(http2.FrameData, http2.FlagDataEndStream, 1), func(err error) bool { return err == io.EOF }},
-		{"204", hello().headers(1, ":status", "204"), status(204, "")},
-		{"503 with a reason", hello().headers(1, ":status", "503", reasonHeader, "no_upstream"), status(503, "no_upstream")},
-		{"reason that is none", hello().headers(1, ":status", "503", reasonHeader, "<script>"), status(503, "")},
-		{"status that is none", hello().headers(1, ":status", "2e2"), protocol},
-		{"no status", hello().headers(1, "a", "b"), protocol},
-		{"a request", hello().headers(1, ":method", "CONNECT", ":authority", "a:1"), protocol},
-		{"answer to nothing", hello().headers(3, ":status", "200"), protocol},
-		{"pushed stream", hello().headers(2, ":status", "200"), protocol},
-		{"PUSH_PROMISE", hello().frame(http2.FramePushPromise, http2.FlagPushPromiseEndHeaders, 1, be32(2)...), protocol},
-		{"DATA before the answer", hello().frame(http2.FrameData, 0, 1, 'x'), protocol},
-		{"second answer", ok().headers(1, ":status", "200"), protocol},
-		{"trailers", ok().frame(http2.FrameHeaders, endHeaders|endStream, 1, block("a", "b")...), protocol},
-		{"frame size setting 0", hello().setting(http2.SettingMaxFrameSize, 0), protocol},
-		{"push setting 1", hello().setting(http2.SettingEnablePush, 1), protocol},
-		{"HTTP/1", &script{*bytes.NewBufferString("HTTP/1.1 400 Bad Request\r\n\r\n")}, func(err error) bool {
-			ce := new(ConnError)
-			return errors.As(err, &ce) && ce.Local
-		}},
-		{"refused stream", hello().frame(http2.FrameRSTStream, 0, 1, be32(7)...), func(err error) bool { return errors.Is(err, ErrRefused) }},
-		{"GOAWAY below the stream", hello().frame(http2.FrameGoAway, 0, 0, append(be32(0), be32(0)...)...), func(err error) bool { return errors.Is(err, ErrRefused) }},
-		{"end without an answer", hello(), func(err error) bool { return errors.Is(err, ErrPeerGone) }},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			near, far := tcpPair(t)
-			cc, _ := NewClientConn(near, Config{})
-			defer cc.Close()
-			drained := make(chan struct{})
-			go func() {
-				defer close(drained)
-				defer far.Close()
-				fr := http2.NewFramer(io.Discard, far)
-				io.ReadFull(far, make([]byte, len(http2.ClientPreface)))
-				for {
-					f, err := fr.ReadFrame()
-					if err != nil {
-						return
-					}
-					if f.Header().Type == http2.FrameHeaders {
-						break
-					}
-				}
-				far.Write(c.script.Bytes())
-				far.(*net.TCPConn).CloseWrite()
-				io.Copy(io.Discard, far)
-			}()
-			s, err := cc.Connect(testContext(t), Request{Authority: "a:1"})
-			if err == nil {
-				s.SetReadDeadline(time.Now().Add(patience))
-				_, err = s.Read(make([]byte, 1))
-				s.Close()
-			}
-			if !c.ok(err) {
-				t.Errorf("got %v", err)
-			}
-			cc.Close()
-			<-drained
-		})
-	}
-}
-
-func status(code int, reason string) func(error) bool {
-	return func(err error) bool {
-		s := new(StatusError)
-		return errors.As(err, &s) && *s == StatusError{code, reason}
 	}
 }
 

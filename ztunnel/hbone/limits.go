@@ -48,3 +48,14 @@ func (c *closedStreams) find(id uint32) (known, resetHere bool) {
 	}
 	return false, false
 }
+
+// forget tells whether the stream was remembered, and forgets it: a peer that has reset it has nothing more to say.
+func (c *closedStreams) forget(id uint32) bool {
+	for i, v := range c.ids {
+		if v>>1 == id && v != 0 {
+			c.ids[i] = 0
+			return true
+		}
+	}
+	return false
+}

@@ -143,6 +143,21 @@ func (p *Pool[K]) CloseIf(match func(K) bool) {
 	}
 }
 
+// Retire takes the connections of the keys for which match returns true out of the pool: those without streams close now,
+// the others after their last stream, or when the pool closes. A Connect that comes later dials anew.
+func (p *Pool[K]) Retire(match func(K) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, s := range p.slots {
+		if !match(k) {
+			continue
+		}
+		for _, w := range p.drop(s) {
+			p.wg.Go(func() { _ = w.cc.Shutdown(p.ctx) }) // its error says that the pool closed meanwhile
+		}
+	}
+}
+
 // drop forgets a slot and wakes who waits for it. The caller holds p.mu and ends the connections.
 func (p *Pool[K]) drop(s *slot[K]) []*warm[K] {
 	delete(p.slots, s.key)

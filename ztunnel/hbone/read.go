@@ -163,6 +163,7 @@ func (c *conn) onReset(f *http2.RSTStreamFrame) error {
 	c.mu.Lock()
 	s := c.streams[f.StreamID]
 	idle := s == nil && c.role.isIdle(f.StreamID)
+	crossed := s == nil && c.gone.forget(f.StreamID)
 	if s != nil {
 		c.detach(s, false)
 	}
@@ -170,6 +171,8 @@ func (c *conn) onReset(f *http2.RSTStreamFrame) error {
 	switch {
 	case idle:
 		return violation(http2.ErrCodeProtocol, "RST_STREAM for idle stream %d", f.StreamID)
+	case crossed:
+		return nil // it ended on both sides at once
 	case s == nil:
 		return c.countJunk()
 	}

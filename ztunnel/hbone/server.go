@@ -141,12 +141,9 @@ func (sc *serverConn) accept(f *http2.MetaHeadersFrame, req Request, handle func
 	}
 	if sc.handlers >= c.cfg.MaxStreams {
 		c.gone.add(f.StreamID, true)
+		lingering := uint32(len(c.streams)) < c.cfg.MaxStreams
 		c.mu.Unlock()
-		c.cfg.Stats.StreamsRefused.Add(1)
-		if err := c.countJunk(); err != nil {
-			return err
-		}
-		return c.provoked(http2.FrameRSTStream, 0, f.StreamID, be32(uint32(http2.ErrCodeRefusedStream))...)
+		return sc.refuseStream(f.StreamID, lingering)
 	}
 	sc.handlers++
 	s := newStream(sc.ctx, c, f.StreamID, true)
@@ -158,6 +155,21 @@ func (sc *serverConn) accept(f *http2.MetaHeadersFrame, req Request, handle func
 		return c.onRemoteEnd(s)
 	}
 	return nil
+}
+
+// refuseStream resets a stream that there is no place for. lingering means that the peer has reset streams whose handlers
+// have not ended yet: going on opening others is what rapid reset is (CVE-2023-44487).
+func (sc *serverConn) refuseStream(id uint32, lingering bool) error {
+	c := sc.c
+	c.cfg.Stats.StreamsRefused.Add(1)
+	count := c.countJunk
+	if lingering {
+		count = c.countReset
+	}
+	if err := count(); err != nil {
+		return err
+	}
+	return c.provoked(http2.FrameRSTStream, 0, id, be32(uint32(http2.ErrCodeRefusedStream))...)
 }
 
 // run runs one handler and leaves nothing of its stream behind.

@@ -20,14 +20,14 @@ import (
 // deviations are the h2spec cases that Warren's endpoint does not pass, and why. None is about
 // what a CONNECT may do: h2spec asks with GET.
 var deviations = map[string]string{
-	"generic/2/2 Sends a WINDOW_UPDATE frame on half-closed (remote) stream":                                 noContent,
-	"generic/2/3 Sends a PRIORITY frame on half-closed (remote) stream":                                      noContent,
-	"http2/6.5.3/1 Sends multiple values of SETTINGS_INITIAL_WINDOW_SIZE":                                    noContent,
-	"http2/6.9.1/1 Sends SETTINGS frame to set the initial window size to 1 and sends HEADERS frame":         noContent,
-	"http2/6.9.2/1 Changes SETTINGS_INITIAL_WINDOW_SIZE after sending HEADERS frame":                         noContent,
-	"http2/6.9.2/2 Sends a SETTINGS frame for window size to be negative":                                    noContent,
-	"generic/4/4 Sends a POST request with trailers":                                                         "RFC 9113 section 8.5 lets nothing but DATA and stream management follow a CONNECT, so trailers reset the stream whatever its method",
-	"http2/4.2/3 Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE":                  "h2spec sends 16 KiB and a bit whatever limit it was told, and 64 KiB are allowed; TestServerMeetsMalice has the true case",
+	"generic/2/2 Sends a WINDOW_UPDATE frame on half-closed (remote) stream":                         noContent,
+	"generic/2/3 Sends a PRIORITY frame on half-closed (remote) stream":                              noContent,
+	"http2/6.5.3/1 Sends multiple values of SETTINGS_INITIAL_WINDOW_SIZE":                            noContent,
+	"http2/6.9.1/1 Sends SETTINGS frame to set the initial window size to 1 and sends HEADERS frame": noContent,
+	"http2/6.9.2/1 Changes SETTINGS_INITIAL_WINDOW_SIZE after sending HEADERS frame":                 noContent,
+	"http2/6.9.2/2 Sends a SETTINGS frame for window size to be negative":                            noContent,
+	"generic/4/4 Sends a POST request with trailers":                                                 "RFC 9113 section 8.5 lets nothing but DATA and stream management follow a CONNECT, so trailers reset the stream whatever its method",
+	"http2/4.2/3 Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE":          "h2spec sends 16 KiB and a bit whatever limit it was told, and 64 KiB are allowed; TestServerMeetsMalice has the true case",
 }
 
 // either may pass or fail from run to run, for the reason given.

@@ -23,7 +23,7 @@ import (
 )
 
 // patience bounds one scenario.
-const patience = time.Minute
+const patience = 30 * time.Second
 
 func node(t *testing.T) string {
 	t.Helper()
@@ -65,10 +65,12 @@ func converse(host string, s *hbone.Stream) error {
 		_, err := s.Write([]byte("x"))
 		s.Reset(hbone.CodeConnect)
 		return err
+	case "expects-connect-error":
+		return writeFails(s, hbone.CodeConnect)
 	case "expects-reset":
 		_, err := io.Copy(io.Discard, s)
-		if reset := new(hbone.ResetError); !errors.As(err, &reset) || reset.Code != hbone.CodeConnect || !reset.Remote {
-			return fmt.Errorf("want the peer's CONNECT_ERROR, got %v", err)
+		if reset := new(hbone.ResetError); !errors.As(err, &reset) || !reset.Remote {
+			return fmt.Errorf("want the peer's reset, got %v", err)
 		}
 		return nil
 	case "speaks-first":
@@ -80,6 +82,20 @@ func converse(host string, s *hbone.Stream) error {
 		return nil
 	}
 	return fmt.Errorf("no such host: %s", host)
+}
+
+// writeFails waits for the peer's reset, and checks its code.
+func writeFails(s *hbone.Stream, code hbone.Code) error {
+	select {
+	case <-s.Done():
+	case <-time.After(patience):
+		return errors.New("the stream did not end")
+	}
+	_, err := s.Write([]byte("x"))
+	if reset := new(hbone.ResetError); !errors.As(err, &reset) || reset.Code != code || !reset.Remote {
+		return fmt.Errorf("want the peer's %v, got %v", code, err)
+	}
+	return nil
 }
 
 // after returns r once f is done, or nothing if that fails.
@@ -114,7 +130,7 @@ func serveTLS(t *testing.T, cfg *tls.Config, handle func(context.Context, *hbone
 func TestNodeClient(t *testing.T) {
 	bin := node(t)
 	for scenario, streams := range map[string]int{
-		"client ends first": 1, "server ends first": 1, "refused": 1, "server resets": 1, "client resets": 1,
+		"client ends first": 1, "server ends first": 1, "refused": 1, "server resets": 1, "client resets": 1, "client destroys": 1,
 		"large transfer": 1, "hundred streams": 100, "GET": 0, "ping": 0,
 	} {
 		t.Run(scenario, func(t *testing.T) {
@@ -268,9 +284,14 @@ func TestNodeServerRefusesAndResets(t *testing.T) {
 		t.Errorf("refused with %v", err)
 	}
 	s, _ := n.mustConnect(t, "reset")
+	if err := writeFails(s, hbone.CodeConnect); err != nil {
+		t.Error(err)
+	}
+	s, _ = n.mustConnect(t, "destroy")
+	_, _ = s.Write([]byte("x")) // what is read tells
 	_, err = s.Read(make([]byte, 1))
-	if reset := new(hbone.ResetError); !errors.As(err, &reset) || reset.Code != hbone.CodeConnect || !reset.Remote {
-		t.Errorf("reset with %v", err)
+	if reset := new(hbone.ResetError); !errors.As(err, &reset) || !reset.Remote {
+		t.Errorf("destroyed with %v", err)
 	}
 	s, cc := n.mustConnect(t, "expects-reset")
 	s.Reset(hbone.CodeConnect)

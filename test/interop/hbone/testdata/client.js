@@ -41,10 +41,16 @@ const scenarios = {
     const code = await closed(stream);
     check(code === http2.constants.NGHTTP2_CONNECT_ERROR, `code ${code}`);
   },
-  async 'client resets'() {
-    const { stream } = await connect('expects-reset');
+  async 'client resets'() { // Node sends END_STREAM before
+    const { stream } = await connect('expects-connect-error');
     stream.close(http2.constants.NGHTTP2_CONNECT_ERROR);
     await closed(stream);
+  },
+  async 'client destroys'() {
+    const { stream } = await connect('expects-reset');
+    const end = closed(stream);
+    stream.destroy(new Error('cut'));
+    await end;
   },
   async 'large transfer'() {
     const size = 64 << 20;
@@ -52,7 +58,9 @@ const scenarios = {
     const sent = sha256(), received = sha256();
     let n = 0;
     stream.on('data', (b) => { n += b.length; received.update(b); });
+    const ended = new Promise((resolve) => stream.on('end', resolve));
     await pipeline(Readable.from((function* () { for (const b of blocks(size)) { sent.update(b); yield b; } })()), stream);
+    await ended;
     check(n === size && sent.digest('hex') === received.digest('hex'), `${n} bytes came back`);
   },
   async 'hundred streams'() {

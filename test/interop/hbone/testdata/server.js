@@ -22,10 +22,15 @@ const hosts = {
   async refuse(stream) {
     stream.respond({ ':status': 503, 'warren-reason': 'no_upstream' }, { endStream: true });
   },
-  async reset(stream) {
+  async reset(stream) { // Node sends END_STREAM before
     stream.respond({ ':status': 200 });
     stream.on('error', () => {});
     stream.close(NGHTTP2_CONNECT_ERROR);
+  },
+  async destroy(stream) {
+    stream.respond({ ':status': 200 });
+    stream.on('error', () => {});
+    stream.on('data', () => stream.destroy(new Error('cut')));
   },
   async 'expects-reset'(stream) {
     stream.respond({ ':status': 200 });
