@@ -14,6 +14,7 @@ if [ "$(id -u)" -ne 0 ]; then
 	echo "the demo makes network namespaces and loads eBPF programs: run it as root (sudo make demo)" >&2
 	exit 1
 fi
+hack/deps.sh nftables curl
 bin/agentctl lab check
 bin/agentctl lab down --lab "$lab" >/dev/null
 bin/agentctl lab up --lab "$lab" -f deploy/lab/demo >/dev/null

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that tests and code generation need, or says what is missing.
+# Installs the Debian packages that tests and code generation need, or says what is missing. With arguments, only those.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 missing=()
 while read -r package _; do
 	case "$package" in '' | '#'*) continue ;; esac
+	if [ $# -gt 0 ] && [[ " $* " != *" $package "* ]]; then continue; fi
 	if [ "$package" = nodejs ] && command -v node >/dev/null; then continue; fi
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
 done <hack/packages.txt

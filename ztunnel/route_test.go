@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/warren-mesh/warren/internal/meshtest"
 	"github.com/warren-mesh/warren/mesh"
@@ -42,10 +43,19 @@ func answerBy(t *testing.T, m *meshtest.Mesh, name string) {
 	})
 }
 
+// ask returns what the server says. A refusal may reach the client before its connect has returned, or after.
 func ask(t *testing.T, m *meshtest.Mesh, client string, dst netip.Addr, port uint16) (string, error) {
 	t.Helper()
-	c := dial(t, m.Pod(client).NS, netip.AddrPortFrom(dst, port))
+	var c net.Conn
+	err := m.Pod(client).Run(func() (err error) {
+		c, err = net.DialTimeout("tcp", netip.AddrPortFrom(dst, port).String(), 3*time.Second)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
 	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
 	got, err := io.ReadAll(c)
 	return string(got), err
 }

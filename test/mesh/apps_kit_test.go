@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -151,14 +152,10 @@ type way struct {
 	v6          bool   // of the connection's packets; a v4-mapped address is IPv4
 }
 
-// url is an address of the server by this way.
-func (w way) url(port int, path string) string {
-	host := w.host
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return fmt.Sprintf("http://%s:%d%s", host, port, path)
-}
+// target is the server by this way, as host:port.
+func (w way) target(port int) string { return net.JoinHostPort(w.host, strconv.Itoa(port)) }
+
+func (w way) url(port int, path string) string { return "http://" + w.target(port) + path }
 
 // ways lists all ways to name a server of namespace apps.
 func (a *apps) ways(t *testing.T, server string) []way {

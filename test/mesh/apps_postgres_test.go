@@ -54,7 +54,7 @@ func postgres(t *testing.T, name, node, data string) appPod {
 func TestPostgres(t *testing.T) {
 	needs(t, "setpriv", "util-linux")
 	needs(t, "psql", "postgresql-client")
-	needs(t, "pgbench", "postgresql-contrib")
+	needs(t, "pgbench", "postgresql")
 	data := map[string]string{"near": postgresData(t), "far": postgresData(t)}
 	a := appsUp(t, appPod{name: "client", node: "n1"}, appPod{name: "stranger", node: "n1"}, appPod{name: "stranger", node: "n1", plain: true},
 		postgres(t, "near", "n1", data["near"]), postgres(t, "far", "n2", data["far"]))
@@ -102,11 +102,7 @@ func (a *apps) pgQuery(t *testing.T, w way) {
 
 // pgErrors are answers upon which the server hangs up.
 func (a *apps) pgErrors(t *testing.T, w way) {
-	strangers := []string{"apps/stranger"}
-	if w.server == "far" {
-		strangers = append(strangers, "legacy/stranger") // has no name for near: its node's rules only know one way
-	}
-	for _, stranger := range strangers {
+	for _, stranger := range []string{"apps/stranger", "legacy/stranger"} {
 		host := a.addr(t, w.server, w.v6).String()
 		r := a.try(t, stranger, psql(host, "select 1")...)
 		want := fmt.Sprintf(`FATAL:  pg_hba.conf rejects connection for host "%s"`, a.addr(t, stranger, w.v6))
