@@ -95,7 +95,7 @@ struct {
 	__type(value, __u32);
 } own_sockets SEC(".maps");
 
-/* What a captured client socket dialled. */
+/* What a captured client socket dialled. Its `dst` is all zero on a socket that has since dialled something else. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -160,6 +160,18 @@ static __always_inline int same_ip(const __u32 a[4], const __u32 b[4])
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
+static __always_inline void local_ip_of(struct bpf_sock *sk, __u32 ip[4], int v6)
+{
+	if (v6) {
+		ip[0] = sk->src_ip6[0];
+		ip[1] = sk->src_ip6[1];
+		ip[2] = sk->src_ip6[2];
+		ip[3] = sk->src_ip6[3];
+	} else {
+		set_v4(ip, sk->src_ip4);
+	}
+}
+
 static __always_inline int is_own_addr(__u32 slot, const __u32 ip[4])
 {
 	struct own_addr key = { .slot = slot };
@@ -187,6 +199,7 @@ static __always_inline struct slot *slot_of(void *ctx, __u64 *netns, __u32 *inde
 struct turn {
 	__u32 src[4];   /* address to bind, if it could be bound */
 	__u16 out_port; /* listener's port on loopback, host order */
+	__u16 unbind;   /* an earlier connect of this socket bound it to an address that it should not keep */
 };
 
 /* Is ztunnel's outbound listener there? Asked only where the answer may open the way. */
@@ -200,7 +213,7 @@ static __always_inline int listener_alive(void *ctx, const struct turn *turn, in
 		tuple.ipv4.dport = bpf_htons(turn->out_port);
 	} else {
 		__builtin_memcpy(tuple.ipv6.saddr, turn->src, sizeof(turn->src));
-		tuple.ipv6.daddr[3] = bpf_htonl(1);
+		__builtin_memcpy(tuple.ipv6.daddr, turn->src, sizeof(turn->src));
 		tuple.ipv6.dport = bpf_htons(turn->out_port);
 		len = sizeof(tuple.ipv6);
 	}
@@ -214,12 +227,24 @@ static __always_inline int listener_alive(void *ctx, const struct turn *turn, in
 
 enum outcome { GO = 0, STOP = 1, TURN = 2 };
 
+/* Forgets an earlier connect on this socket. Tells whether it had bound the source. */
+static __always_inline int forget_dialled(struct bpf_sock *sk, struct origin **origin)
+{
+	*origin = bpf_sk_storage_get(&dialled, sk, 0, 0);
+	if (!*origin)
+		return 0;
+	__builtin_memset(&(*origin)->dst, 0, sizeof((*origin)->dst));
+	int bound = (*origin)->bound;
+	(*origin)->bound = 0;
+	return bound;
+}
+
 /*
  * decide: GO as dialled, STOP with EPERM, or TURN to ztunnel as `turn` says. `ctx` is void so that no field of
- * either family can be touched here.
+ * either family can be touched here. `src` is what the socket is bound to, all zero if to no address.
  */
-static __always_inline enum outcome decide(void *ctx, struct bpf_sock *sk, __u32 protocol, const struct addr *dst,
-					   struct turn *turn)
+static __always_inline enum outcome decide(void *ctx, struct bpf_sock *sk, __u32 protocol, const __u32 src[4],
+					   const struct addr *dst, struct turn *turn)
 {
 	__u64 netns;
 	__u32 index;
@@ -233,7 +258,8 @@ static __always_inline enum outcome decide(void *ctx, struct bpf_sock *sk, __u32
 	if (bpf_sk_storage_get(&own_sockets, sk, 0, 0))
 		return count(OUT_OWN, GO);
 
-	bpf_sk_storage_delete(&dialled, sk); /* of an earlier connect on this socket */
+	struct origin *origin;
+	turn->unbind = forget_dialled(sk, &origin);
 	if (is_loopback(dst->ip) || is_unspecified(dst->ip) || is_own_addr(index, dst->ip))
 		return count(OUT_LOCAL, GO);
 	if (is_link_local(dst->ip))
@@ -248,15 +274,25 @@ static __always_inline enum outcome decide(void *ctx, struct bpf_sock *sk, __u32
 	turn->out_port = v4 ? slot->out_port4 : slot->out_port6;
 	if (slot->fail_open && (turn->out_port == 0 || !listener_alive(ctx, turn, v4)))
 		return count(OUT_FAIL_OPEN, GO);
-	if (is_zero(turn->src) || turn->out_port == 0)
+	/* Without a mesh, what is bound to loopback cannot leave the pod either. */
+	if (is_zero(turn->src) || turn->out_port == 0 || is_loopback(src))
 		return count(OUT_NO_SOURCE, STOP);
 
-	struct origin *origin = bpf_sk_storage_get(&dialled, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!origin)
+		origin = bpf_sk_storage_get(&dialled, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!origin)
 		return count(OUT_ERROR, STOP);
 	origin->dst = *dst;
 	origin->at = bpf_ktime_get_ns();
+	origin->bound = turn->unbind || is_unspecified(src);
 	return count(OUT_CAPTURED, TURN);
+}
+
+/* The socket's record of a captured connection, or 0. */
+static __always_inline struct origin *dialled_by(struct bpf_sock *sk)
+{
+	struct origin *origin = bpf_sk_storage_get(&dialled, sk, 0, 0);
+	return origin && origin->dst.port ? origin : 0;
 }
 
 /* A socket bound to a device cannot reach loopback: ztunnel dials by the pod's routes instead. */
@@ -267,25 +303,57 @@ static __always_inline void release_device(struct bpf_sock_addr *ctx, struct bpf
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none));
 }
 
+static __always_inline int bind4(struct bpf_sock_addr *ctx, __u32 ip)
+{
+	struct sockaddr_in src = { .sin_family = AF_INET, .sin_addr.s_addr = ip };
+	return bpf_bind(ctx, (struct sockaddr *)&src, sizeof(src));
+}
+
+static __always_inline int bind6(struct bpf_sock_addr *ctx, const __u32 ip[4])
+{
+	struct sockaddr_in6 src = { .sin6_family = AF_INET6 };
+	__builtin_memcpy(&src.sin6_addr, ip, sizeof(src.sin6_addr));
+	return bpf_bind(ctx, (struct sockaddr *)&src, sizeof(src));
+}
+
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
 	struct addr dst = { .port = bpf_ntohs(ctx->user_port) };
 	struct bpf_sock *sk = ctx->sk;
 	struct turn turn = {};
+	__u32 bound[4];
 
 	set_v4(dst.ip, ctx->user_ip4);
-	enum outcome outcome = decide(ctx, sk, ctx->protocol, &dst, &turn);
-	if (outcome != TURN)
+	set_v4(bound, sk ? sk->src_ip4 : 0);
+	enum outcome outcome = decide(ctx, sk, ctx->protocol, bound, &dst, &turn);
+	if (outcome != TURN) {
+		if (turn.unbind)
+			bind4(ctx, 0);
 		return outcome == GO ? PASS : REFUSE;
+	}
 	if (sk)
 		release_device(ctx, sk);
-	/* Fails on a socket that the app bound itself, whose choice stands. */
-	struct sockaddr_in src = { .sin_family = AF_INET, .sin_addr.s_addr = turn.src[3] };
-	bpf_bind(ctx, (struct sockaddr *)&src, sizeof(src));
+	/* An address that the app bound stands. If it bound only a port this fails, and getsockname4 tells the truth. */
+	if (turn.unbind || is_unspecified(bound))
+		bind4(ctx, turn.src[3]);
 	ctx->user_ip4 = bpf_htonl(0x7f000001);
 	ctx->user_port = bpf_htons(turn.out_port);
 	return PASS;
+}
+
+/*
+ * Where an IPv6 socket is turned to: its own source, which is an address of this pod, or ::1 if it has none. A socket
+ * bound to another address cannot be turned to ::1: the kernel sends RSTs to ::1 only by the interface that their
+ * cause came in by, which is the one that has the source (tcp_v6_send_response), and so never sends them.
+ */
+static __always_inline void turn6(struct bpf_sock_addr *ctx, const __u32 to[4], const struct turn *turn)
+{
+	ctx->user_ip6[0] = to[0];
+	ctx->user_ip6[1] = to[1];
+	ctx->user_ip6[2] = to[2];
+	ctx->user_ip6[3] = to[3];
+	ctx->user_port = bpf_htons(turn->out_port);
 }
 
 SEC("cgroup/connect6")
@@ -294,25 +362,33 @@ int connect6(struct bpf_sock_addr *ctx)
 	struct addr dst = { .port = bpf_ntohs(ctx->user_port) };
 	struct bpf_sock *sk = ctx->sk;
 	struct turn turn = {};
+	__u32 bound[4] = {}, to[4] = {};
 
 	dst.ip[0] = ctx->user_ip6[0];
 	dst.ip[1] = ctx->user_ip6[1];
 	dst.ip[2] = ctx->user_ip6[2];
 	dst.ip[3] = ctx->user_ip6[3];
-	enum outcome outcome = decide(ctx, sk, ctx->protocol, &dst, &turn);
-	if (outcome != TURN)
+	if (sk)
+		local_ip_of(sk, bound, 1);
+	enum outcome outcome = decide(ctx, sk, ctx->protocol, bound, &dst, &turn);
+	if (outcome != TURN) {
+		if (turn.unbind)
+			bind6(ctx, to);
 		return outcome == GO ? PASS : REFUSE;
+	}
 	if (sk)
 		release_device(ctx, sk);
-	struct sockaddr_in6 src = { .sin6_family = AF_INET6 };
-	__builtin_memcpy(&src.sin6_addr, turn.src, sizeof(turn.src));
-	bpf_bind(ctx, (struct sockaddr *)&src, sizeof(src));
-	int v4 = is_v4(dst.ip);
-	ctx->user_ip6[0] = 0;
-	ctx->user_ip6[1] = 0;
-	ctx->user_ip6[2] = v4 ? bpf_htonl(0xffff) : 0;
-	ctx->user_ip6[3] = v4 ? bpf_htonl(0x7f000001) : bpf_htonl(1);
-	ctx->user_port = bpf_htons(turn.out_port);
+	if (is_v4(dst.ip))
+		set_v4(to, bpf_htonl(0x7f000001));
+	else
+		to[3] = bpf_htonl(1);
+	if (turn.unbind || is_unspecified(bound)) {
+		if (bind6(ctx, turn.src) == 0 && !is_v4(dst.ip))
+			__builtin_memcpy(to, turn.src, sizeof(to));
+	} else if (!is_v4(dst.ip)) {
+		__builtin_memcpy(to, bound, sizeof(to));
+	}
+	turn6(ctx, to, &turn);
 	return PASS;
 }
 
@@ -326,7 +402,7 @@ int established(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	if (!sk)
 		return 1;
-	struct origin *origin = bpf_sk_storage_get(&dialled, sk, 0, 0);
+	struct origin *origin = dialled_by(sk);
 	if (!origin)
 		return 1;
 	struct origin_key key = { .netns = bpf_get_netns_cookie(ctx), .local.port = ctx->local_port };
@@ -352,8 +428,10 @@ static __always_inline int role_of(const struct slot *slot, const struct addr *l
 		__u16 out_port = is_v4(local->ip) ? slot->out_port4 : slot->out_port6;
 		return out_port && local->port == out_port ? ROLE_OUTBOUND : -1;
 	}
+	if (same_ip(local->ip, remote->ip) && !is_v4(local->ip) && slot->out_port6 && local->port == slot->out_port6)
+		return ROLE_OUTBOUND; /* connect6 turned it */
 	/* The pod to itself, ztunnel to the app included. From outside such a source is a martian. */
-	if (same_ip(local->ip, remote->ip) || is_own_addr(steer_slot, remote->ip))
+	if (same_ip(local->ip, remote->ip) || is_loopback(remote->ip) || is_own_addr(steer_slot, remote->ip))
 		return -1;
 	return local->port == TUNNEL_PORT ? ROLE_TUNNEL : ROLE_PLAINTEXT;
 }
@@ -408,51 +486,51 @@ int steer(struct bpf_sk_lookup *ctx)
 
 /* getpeername, getsockname: what the apps are told. */
 
-/* Replaces *remote by the true peer of `sk`. Returns 0 if it is true already. */
-static __always_inline int true_peer(void *ctx, struct bpf_sock *sk, const __u32 local_ip[4], struct addr *remote)
+/* An MPTCP socket's first subflow, another socket, was captured: finds what it dialled. */
+static __always_inline int subflow_peer(void *ctx, __u64 netns, struct bpf_sock *sk, const __u32 local_ip[4],
+					struct addr *remote)
 {
-	__u64 netns;
+	struct origin_key key = { .netns = netns, .local.port = sk->src_port };
 	__u32 index;
 	struct slot *slot = slot_of(ctx, &netns, &index);
-	if (!slot || !sk || bpf_sk_storage_get(&own_sockets, sk, 0, 0))
+	if (!slot || (remote->port != slot->out_port4 && remote->port != slot->out_port6))
 		return 0;
-	struct origin *origin = bpf_sk_storage_get(&dialled, sk, 0, 0);
+	__builtin_memcpy(key.local.ip, local_ip, sizeof(key.local.ip));
+	struct origin *origin = bpf_map_lookup_elem(&origins, &key);
+	if (!origin)
+		return 0;
+	*remote = origin->dst;
+	return 1;
+}
+
+/*
+ * Replaces *remote by the true peer of `sk`. Returns 0 if it is true already. The pod may have left the mesh since the
+ * connection was made.
+ */
+static __always_inline int true_peer(void *ctx, struct bpf_sock *sk, const __u32 local_ip[4], struct addr *remote)
+{
+	struct origin *origin = dialled_by(sk);
 	if (origin) {
 		*remote = origin->dst;
 		return 1;
 	}
-	__u16 local_port = sk->src_port;
-	if (is_loopback(remote->ip)) {
-		/* An MPTCP socket: its first subflow, another socket, was captured. */
-		struct origin_key okey = { .netns = netns, .local.port = local_port };
-		__builtin_memcpy(okey.local.ip, local_ip, sizeof(okey.local.ip));
-		if (remote->port != slot->out_port4 && remote->port != slot->out_port6)
-			return 0;
-		origin = bpf_map_lookup_elem(&origins, &okey);
-		if (!origin)
-			return 0;
-		*remote = origin->dst;
-		return 1;
-	}
-	struct peer_key key = { .netns = netns, .local.port = local_port, .remote = *remote };
-	__builtin_memcpy(key.local.ip, local_ip, sizeof(key.local.ip));
-	struct addr *client = bpf_map_lookup_elem(&peers, &key);
-	if (!client)
+	/* What ztunnel made has one address at both ends, or a loopback one. */
+	int own = same_ip(local_ip, remote->ip);
+	if (!own && !is_loopback(remote->ip))
 		return 0;
-	*remote = *client;
-	return 1;
-}
-
-static __always_inline void local_ip_of(struct bpf_sock *sk, __u32 ip[4], int v6)
-{
-	if (v6) {
-		ip[0] = sk->src_ip6[0];
-		ip[1] = sk->src_ip6[1];
-		ip[2] = sk->src_ip6[2];
-		ip[3] = sk->src_ip6[3];
-	} else {
-		set_v4(ip, sk->src_ip4);
+	if (bpf_sk_storage_get(&own_sockets, sk, 0, 0))
+		return 0;
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	if (own) {
+		struct peer_key key = { .netns = netns, .local.port = sk->src_port, .remote = *remote };
+		__builtin_memcpy(key.local.ip, local_ip, sizeof(key.local.ip));
+		struct addr *client = bpf_map_lookup_elem(&peers, &key);
+		if (client) {
+			*remote = *client;
+			return 1;
+		}
 	}
+	return subflow_peer(ctx, netns, sk, local_ip, remote);
 }
 
 SEC("cgroup/getpeername4")
@@ -498,12 +576,18 @@ int getpeername6(struct bpf_sock_addr *ctx)
 }
 
 /* The pod's address in place of the loopback one that a captured socket got because the app bound only a port. */
-static __always_inline const __u32 *true_source(void *ctx, struct bpf_sock *sk, const __u32 ip[4])
+static __always_inline const __u32 *true_source(struct bpf_sock_addr *ctx, const __u32 ip[4])
 {
-	__u64 netns;
+	struct origin_key key = { .local.port = bpf_ntohs(ctx->user_port) };
 	__u32 index;
-	struct slot *slot = slot_of(ctx, &netns, &index);
-	if (!slot || !sk || !is_loopback(ip) || !bpf_sk_storage_get(&dialled, sk, 0, 0))
+
+	if (!ctx->sk || !is_loopback(ip))
+		return 0;
+	struct slot *slot = slot_of(ctx, &key.netns, &index);
+	if (!slot)
+		return 0;
+	__builtin_memcpy(key.local.ip, ip, sizeof(key.local.ip));
+	if (!dialled_by(ctx->sk) && !(ctx->protocol == IPPROTO_MPTCP && bpf_map_lookup_elem(&origins, &key)))
 		return 0;
 	return is_v4(ip) ? slot->src4 : slot->src6;
 }
@@ -514,7 +598,7 @@ int getsockname4(struct bpf_sock_addr *ctx)
 	__u32 ip[4];
 
 	set_v4(ip, ctx->user_ip4);
-	const __u32 *src = true_source(ctx, ctx->sk, ip);
+	const __u32 *src = true_source(ctx, ip);
 	if (src && src[3])
 		ctx->user_ip4 = src[3];
 	return PASS;
@@ -524,7 +608,7 @@ SEC("cgroup/getsockname6")
 int getsockname6(struct bpf_sock_addr *ctx)
 {
 	__u32 ip[4] = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] };
-	const __u32 *src = true_source(ctx, ctx->sk, ip);
+	const __u32 *src = true_source(ctx, ip);
 	if (!src || is_zero(src))
 		return PASS;
 	ctx->user_ip6[0] = src[0];

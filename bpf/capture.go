@@ -17,7 +17,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
@@ -50,19 +49,6 @@ type Capture struct {
 	mu    sync.Mutex
 	slots map[uint64]*Slot // by netns cookie
 	used  map[uint32]bool  // slot indexes
-}
-
-// hooks is every program that is attached once, at the root of the cgroup hierarchy.
-var hooks = map[string]ebpf.AttachType{
-	"connect4":     ebpf.AttachCGroupInet4Connect,
-	"connect6":     ebpf.AttachCGroupInet6Connect,
-	"established":  ebpf.AttachCGroupSockOps,
-	"getpeername4": ebpf.AttachCgroupInet4GetPeername,
-	"getpeername6": ebpf.AttachCgroupInet6GetPeername,
-	"getsockname4": ebpf.AttachCgroupInet4GetSockname,
-	"getsockname6": ebpf.AttachCgroupInet6GetSockname,
-	"sendmsg4":     ebpf.AttachCGroupUDP4Sendmsg,
-	"sendmsg6":     ebpf.AttachCGroupUDP6Sendmsg,
 }
 
 // Open loads the programs and attaches them, or takes over those that an earlier agent pinned: then their
@@ -167,18 +153,16 @@ func (c *Capture) takeOver(cfg Config) error {
 		}
 		pinned[name] = m
 		if err := spec.Compatible(m); err != nil {
-			return fmt.Errorf("take over pinned map %s: %w", name, err)
+			return fmt.Errorf("take over pinned map %s: %w (pinned by another version; to start anew, drain the node and remove %s)", name, err, c.dir)
 		}
 	}
 	if err := c.loadPrograms(pinned); err != nil {
 		return err
 	}
-	for name := range hooks {
-		if err := c.replaceHook(cfg.CgroupRoot, name); err != nil {
-			return err
-		}
+	if err := c.adoptSlots(); err != nil {
+		return err
 	}
-	return c.adoptSlots()
+	return c.replaceHooks(cfg.CgroupRoot)
 }
 
 // isShared tells a map of ours from the sections that hold a program's own variables.
@@ -204,34 +188,6 @@ func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
 		Listeners: c.shared[captureMapListeners], Origins: c.shared[captureMapOrigins],
 		OwnAddrs: c.shared[captureMapOwnAddrs], OwnSockets: c.shared[captureMapOwnSockets],
 		Peers: c.shared[captureMapPeers], Pods: c.shared[captureMapPods], Slots: c.shared[captureMapSlots],
-	}
-	return nil
-}
-
-func (c *Capture) attachHook(cgroup, linkDir, name string) error {
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: hooks[name], Program: c.progs.Programs[name]})
-	if err != nil {
-		return fmt.Errorf("attach %s to %s: %w", name, cgroup, err)
-	}
-	defer l.Close()
-	if err := l.Pin(filepath.Join(linkDir, name)); err != nil {
-		return fmt.Errorf("pin link %s: %w", name, err)
-	}
-	return nil
-}
-
-func (c *Capture) replaceHook(cgroup, name string) error {
-	dir := filepath.Join(c.dir, "links")
-	l, err := link.LoadPinnedLink(filepath.Join(dir, name), nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return c.attachHook(cgroup, dir, name)
-	}
-	if err != nil {
-		return fmt.Errorf("take over link %s: %w", name, err)
-	}
-	defer l.Close()
-	if err := l.Update(c.progs.Programs[name]); err != nil {
-		return fmt.Errorf("replace program %s: %w", name, err)
 	}
 	return nil
 }

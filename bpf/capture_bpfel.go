@@ -54,10 +54,10 @@ const (
 )
 
 type captureOrigin struct {
-	_    structs.HostLayout
-	Dst  captureAddr
-	Zero uint32
-	At   uint64
+	_     structs.HostLayout
+	Dst   captureAddr
+	Bound uint32
+	At    uint64
 }
 
 type captureOriginKey struct {

@@ -32,16 +32,45 @@ func (s *Slot) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration
 	if err != nil {
 		return netip.AddrPort{}, 0, fmt.Errorf("look up original destination: %w", err)
 	}
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return netip.AddrPort{}, 0, fmt.Errorf("read clock: %w", err)
-	}
-	return addrPortOf(o.Dst), time.Duration(now.Nano() - int64(o.At)), nil
+	age, err := ageOf(o)
+	return addrPortOf(o.Dst), age, err
 }
 
-// Forget drops the record of a captured connection that ended.
-func (s *Slot) Forget(client netip.AddrPort) {
-	_ = s.c.maps.Origins.Delete(captureOriginKey{Netns: s.cookie, Local: endOf(client)})
+// ageOf is how long ago the connection was captured.
+func ageOf(o captureOrigin) (time.Duration, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, fmt.Errorf("read clock: %w", err)
+	}
+	return time.Duration(now.Nano() - int64(o.At)), nil
+}
+
+// Source returns the captured connection's source as its app sees it. A socket that the app bound to a port only comes
+// to the listener from loopback.
+func (s *Slot) Source(client netip.AddrPort) netip.AddrPort {
+	if !client.Addr().IsLoopback() {
+		return client
+	}
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	src := s.value.Src6
+	if client.Addr().Unmap().Is4() {
+		src = s.value.Src4
+	}
+	return netip.AddrPortFrom(addrOf(src), client.Port())
+}
+
+// Forget drops the record of a captured connection that ended and was accepted `accepted` ago. The record of a later one,
+// which had the same source since, stays.
+func (s *Slot) Forget(client netip.AddrPort, accepted time.Duration) {
+	key := captureOriginKey{Netns: s.cookie, Local: endOf(client)}
+	var o captureOrigin
+	if err := s.c.maps.Origins.Lookup(key, &o); err != nil {
+		return
+	}
+	if age, err := ageOf(o); err == nil && age >= accepted {
+		_ = s.c.maps.Origins.Delete(key)
+	}
 }
 
 // ShowPeer makes the app's end of the connection remote→local answer `client` when asked for its peer. `local`

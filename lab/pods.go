@@ -236,18 +236,29 @@ func (l *Lab) Reconcile(ctx context.Context) error {
 	})
 }
 
+// makeMissing makes the pods that are new in a plan. The controller is told of all before the first is made, so that
+// they do not wait for it one by one. If one cannot be made, it and those after it are taken out of the plan again.
 func (r *run) makeMissing(ctx context.Context, next *plan) error {
-	old := r.state.Plan
-	r.state.Plan = next
-	for _, pod := range slices.Clone(next.Pods) {
-		if old.pod(pod.FullName()) != nil {
-			continue
-		}
-		if err := r.bringUp(ctx, pod); err != nil {
-			return err
+	var missing []*Pod
+	for _, pod := range next.Pods {
+		if r.state.Plan.pod(pod.FullName()) == nil {
+			missing = append(missing, pod)
 		}
 	}
-	return r.publish(ctx)
+	r.state.Plan = next
+	var err error
+	for _, pod := range missing {
+		err = errors.Join(err, writePodStatus(r.paths, pod))
+	}
+	for _, pod := range missing {
+		if err == nil {
+			err = r.makePod(ctx, pod)
+		}
+		if err != nil {
+			err = errors.Join(err, r.dropPod(context.WithoutCancel(ctx), pod))
+		}
+	}
+	return errors.Join(err, r.publish(context.WithoutCancel(ctx)))
 }
 
 // sameSandbox says whether two versions of a pod differ in nothing that its processes or network show.

@@ -2,7 +2,6 @@ package ztunnel
 
 import (
 	"cmp"
-	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,11 +16,17 @@ type conns struct {
 	max   int
 	tasks sync.WaitGroup // a goroutine a connection
 
-	mu   sync.Mutex
-	open map[*conn]struct{}
+	mu    sync.Mutex
+	open  map[*conn]struct{}
+	byPod map[*Pod]int
 }
 
-func newConns(max int) *conns { return &conns{max: max, open: map[*conn]struct{}{}} }
+func newConns(max int) *conns {
+	return &conns{max: max, open: map[*conn]struct{}{}, byPod: map[*Pod]int{}}
+}
+
+// podShare is how much of the node's limit one pod may use: three quarters, so that no pod keeps all others out.
+func (c *conns) podShare() int { return c.max - c.max/4 }
 
 // conn is one open connection. Its fields change under mu but for the byte counts.
 type conn struct {
@@ -40,21 +45,29 @@ type conn struct {
 }
 
 // register makes a connection known before it is decided, so that no change of policy can fall between.
-// It returns nil if the node is at its limit.
+// It returns false if the node is at its limit, or the pod at its share.
 func (c *conns) register(k *conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.max > 0 && len(c.open) >= c.max {
+	if c.max > 0 && (len(c.open) >= c.max || c.byPod[k.pod] >= c.podShare()) {
 		return false
 	}
 	c.open[k] = struct{}{}
+	c.byPod[k.pod]++
 	return true
 }
 
+// release forgets a connection; one that was never registered is none.
 func (c *conns) release(k *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if _, ok := c.open[k]; !ok {
+		return
+	}
 	delete(c.open, k)
+	if c.byPod[k.pod]--; c.byPod[k.pod] == 0 {
+		delete(c.byPod, k.pod)
+	}
 }
 
 func (c *conns) all() []*conn {
@@ -199,22 +212,35 @@ func (p *Proxy) EndPod(uid mesh.UID) {
 	}
 }
 
-// drain waits for connections to end by themselves, and ends those that have not after grace.
-func (c *conns) drain(grace time.Duration) {
+// killGrace is how long connections that were told to end may take. The longest are those that are still being made,
+// and a tunnel whose peer does not answer that it is drained.
+const killGrace = 1500 * time.Millisecond
+
+// drain waits for connections to end by themselves, and ends those that have not after grace. It tells whether all
+// have ended.
+func (c *conns) drain(grace time.Duration) bool {
 	done := make(chan struct{})
 	go func() {
 		c.tasks.Wait()
 		close(done)
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	select {
-	case <-done:
-		return
-	case <-ctx.Done():
+	if within(grace, done) {
+		return true
 	}
 	for _, k := range c.all() {
 		k.end(ReasonDraining, Failed, "", "")
 	}
-	<-done
+	return within(killGrace, done)
+}
+
+// within waits for done, and tells whether it came in time.
+func within(d time.Duration, done <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }

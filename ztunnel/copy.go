@@ -5,7 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/warren-mesh/warren/ztunnel/hbone"
 )
@@ -14,6 +14,7 @@ import (
 type duplex interface {
 	io.ReadWriteCloser
 	CloseWrite() error
+	SetWriteDeadline(time.Time) error
 }
 
 // tunnelled is a tunnel's stream as a duplex.
@@ -26,36 +27,35 @@ func reset(c *net.TCPConn) {
 }
 
 // forward copies both ways until both directions have ended, and writes how that went into k's record and those
-// of `also`. A FIN passes as a FIN, each way by itself; a RST of either end resets the other.
+// of `also`. A FIN passes as a FIN, each way by itself; a RST of either end resets the other, also of an end that
+// had sent its FIN.
 func (p *Proxy) forward(k *conn, client, server duplex, killServer func(), also ...*conn) {
 	all := append([]*conn{k}, also...)
+	kill := sync.OnceFunc(func() { killClient(client); killServer() })
 	for _, c := range all {
 		c.set(func(r *Record) { r.Verdict = Forwarded })
-		alive := c.onKill(func() { killClient(client); killServer() })
-		if !alive {
-			killClient(client)
-			killServer()
+		if alive := c.onKill(kill); !alive {
+			kill()
 			return
 		}
 		p.cfg.Sink(c.snapshot())
 	}
-	kill := sync.OnceFunc(func() { killClient(client); killServer() })
-	var directions sync.WaitGroup
-	var broken atomic.Pointer[error]
-	run := func(dst, src duplex, count func(int)) {
-		if err := pump(dst, src, count); err != nil {
-			broken.CompareAndSwap(nil, &err)
-			kill()
-		}
-	}
-	directions.Go(func() { run(client, server, func(n int) { add(all, n, false) }) })
-	run(server, client, func(n int) { add(all, n, true) })
-	directions.Wait()
+	up, down := newFlows(client, server, func(n int, in bool) { add(all, n, in) })
+	var downErr error
+	var task sync.WaitGroup
+	task.Go(func() { downErr = down.run(kill) })
+	err := up.run(kill)
+	task.Wait()
 	client.Close()
 	server.Close()
+	conclude(all, errors.Join(err, downErr))
+}
+
+// conclude writes how the connection ended into its records.
+func conclude(all []*conn, err error) {
 	reason, detail := ReasonClosed, ""
-	if err := broken.Load(); err != nil {
-		reason, detail = ReasonReset, (*err).Error()
+	if err != nil {
+		reason, detail = ReasonReset, err.Error()
 	}
 	for _, c := range all {
 		if why := c.snapshot(); c.wasEnded() {
@@ -84,51 +84,4 @@ func killClient(c duplex) {
 	case tunnelled:
 		c.Reset(hbone.CodeConnect)
 	}
-}
-
-// pump copies src to dst until src ends, then ends dst's write side.
-func pump(dst, src duplex, count func(int)) error {
-	var err error
-	switch {
-	case isStream(dst):
-		_, err = dst.(tunnelled).ReadFrom(countingReader{src, count})
-	case isStream(src):
-		_, err = src.(tunnelled).WriteTo(countingWriter{dst, count})
-	default:
-		err = copyTCP(dst, src, count)
-	}
-	if err != nil {
-		return err
-	}
-	if err := dst.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) && !isNotConnected(err) {
-		return err
-	}
-	return nil
-}
-
-func isStream(d duplex) bool {
-	_, ok := d.(tunnelled)
-	return ok
-}
-
-type countingReader struct {
-	io.Reader
-	count func(int)
-}
-
-func (r countingReader) Read(b []byte) (int, error) {
-	n, err := r.Reader.Read(b)
-	r.count(n)
-	return n, err
-}
-
-type countingWriter struct {
-	io.Writer
-	count func(int)
-}
-
-func (w countingWriter) Write(b []byte) (int, error) {
-	n, err := w.Writer.Write(b)
-	w.count(n)
-	return n, err
 }

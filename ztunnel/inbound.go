@@ -21,9 +21,6 @@ type arrival struct {
 	src      identity.ID    // zero for plaintext
 	app      netip.AddrPort
 	security Security
-	traceID  string
-	// peerUntil is when the peer's certificate ends; zero without one.
-	peerUntil time.Time
 }
 
 // steered lets only those connections through that the kernel handed over. It never hands over one to loopback: such
@@ -62,11 +59,13 @@ func (p *Proxy) deliverLocal(ctx context.Context, out *conn, client *net.TCPConn
 	defer p.conns.release(in)
 	out.set(func(r *Record) { r.Security = SameNode })
 	app, release, f := p.admit(ctx, in, arrival{client: src.Addr, src: src.ID, app: h.addr, security: SameNode})
+	admitted := in.snapshot() // a change of policy may be ending it meanwhile
 	out.set(func(r *Record) {
-		r.Phases.Authorize, r.Phases.App = in.record.Phases.Authorize, in.record.Phases.App
-		r.Rule, r.Dst.ID = in.record.Rule, in.record.Dst.ID
+		r.Phases.Authorize, r.Phases.App = admitted.Phases.Authorize, admitted.Phases.App
+		r.Rule, r.Dst.ID = admitted.Rule, admitted.Dst.ID
 	})
 	if f != nil {
+		in.onKill(nil) // the client is out's, which may have another endpoint to try
 		in.end(f.reason, f.verdict, "", f.detail())
 		in.set(func(r *Record) { r.End = time.Now() })
 		p.cfg.Sink(in.snapshot())
@@ -264,7 +263,7 @@ func (t *inboundTunnel) admit(ctx context.Context, k *conn, req hbone.Request) (
 		return nil, nil, &failure{reason: ReasonPeerExpired, verdict: Denied}
 	}
 	return t.proxy.admit(ctx, k, arrival{
-		client: clientOf(req.Forwarded, t.from), src: t.peer, app: target, security: MutualTLS, peerUntil: t.until,
+		client: clientOf(req.Forwarded, t.from), src: t.peer, app: target, security: MutualTLS,
 	})
 }
 

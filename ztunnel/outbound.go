@@ -35,7 +35,8 @@ func (f *failure) detail() string {
 // outbound serves one connection that a pod's app made: origin → source → route → forward.
 func (p *Proxy) outbound(ctx context.Context, pod *Pod, client *net.TCPConn) {
 	from := addrOf(client.RemoteAddr())
-	defer pod.Sockets.Forget(from)
+	accepted := time.Now()
+	defer func() { pod.Sockets.Forget(from, time.Since(accepted)) }()
 	k := &conn{pod: pod, record: Record{ID: newTraceID(), Reporter: Outbound, Start: time.Now()}}
 	k.record.Src.Addr = from
 	k.onKill(func() { reset(client) })
@@ -81,6 +82,7 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failur
 	k.set(func(r *Record) {
 		r.Start = r.Start.Add(-ago)
 		r.Src.Workload, r.Src.ID = self, id
+		r.Src.Addr = k.pod.Sockets.Source(r.Src.Addr)
 		r.Dst.Addr = dst
 		r.Phases.Capture, r.Phases.Route = ago, time.Since(start)
 		if way.service != nil {
@@ -219,7 +221,8 @@ func tunnelFailure(err error) *failure {
 		return &failure{reason: ReasonTLS, verdict: Failed, err: err, retry: true}
 	}
 	var dialErr *net.OpError
-	if errors.Is(err, errDial) || errors.As(err, &dialErr) {
+	// The pool's dial has the same time as this attempt, which began first: so it is the attempt's end that shows.
+	if errors.Is(err, errDial) || errors.As(err, &dialErr) || errors.Is(err, context.DeadlineExceeded) {
 		return dialFailure(err)
 	}
 	return &failure{reason: ReasonTunnel, verdict: Failed, err: err, retry: true}

@@ -45,6 +45,7 @@ func endpoints(m *mesh.Snapshot, svc *mesh.Service, dst netip.AddrPort) (hops []
 	for _, port := range svc.Ports {
 		hasPort = hasPort || port.Number == dst.Port()
 	}
+	hops = make([]hop, 0, len(svc.Endpoints))
 	for _, e := range svc.Endpoints {
 		target, ok := e.TargetPorts[dst.Port()]
 		if !ok || !e.Ready || len(e.Addrs) == 0 {

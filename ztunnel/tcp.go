@@ -6,16 +6,21 @@ import (
 	"net"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
+
+// errStreamGone is the end of a tunnel's stream that both sides had not agreed on.
+var errStreamGone = errors.New("the peer reset the stream, or its tunnel broke")
 
 // buffers are borrowed only while bytes are at hand: an idle connection holds none.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
-// copyTCP copies from one TCP connection to another until EOF.
-func copyTCP(dst, src duplex, count func(int)) error {
-	raw, err := src.(*net.TCPConn).SyscallConn()
+// copyTCP copies from one TCP connection to another until EOF. The errors say which of them failed.
+func copyTCP(dst io.Writer, src *net.TCPConn, count func(int)) (readErr, writeErr error) {
+	raw, err := src.SyscallConn()
 	if err != nil {
-		return err
+		return err, nil
 	}
 	for {
 		buf, n, err := readReady(raw)
@@ -24,14 +29,14 @@ func copyTCP(dst, src duplex, count func(int)) error {
 			_, werr := dst.Write((*buf)[:n])
 			buffers.Put(buf)
 			if werr != nil {
-				return werr
+				return nil, werr
 			}
 			continue
 		}
 		if errors.Is(err, io.EOF) {
-			return nil
+			return nil, nil
 		}
-		return err
+		return err, nil
 	}
 }
 
@@ -65,3 +70,64 @@ func readReady(raw syscall.RawConn) (buf *[]byte, n int, err error) {
 
 // isNotConnected tells that the other end was gone before its write side could be ended.
 func isNotConnected(err error) bool { return errors.Is(err, syscall.ENOTCONN) }
+
+// tcpClose is the state of a socket whose connection is over (TCP_CLOSE, include/net/tcp_states.h).
+const tcpClose = 7
+
+func isGoneFd(fd uintptr) bool {
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
+	return err != nil || info.State == tcpClose
+}
+
+// isGone tells that the connection is over in both directions.
+func isGone(c *net.TCPConn) (gone bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	if err := raw.Control(func(fd uintptr) { gone = isGoneFd(fd) }); err != nil {
+		return true
+	}
+	return gone
+}
+
+// pendingError takes the error that the socket would tell its next caller.
+func pendingError(c *net.TCPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	errno := 0
+	if err := raw.Control(func(fd uintptr) { errno, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR) }); err != nil || errno == 0 {
+		return nil
+	}
+	return syscall.Errno(errno)
+}
+
+// unsent returns how many bytes written to the socket its peer's kernel has not acknowledged; 0 if it is gone.
+func unsent(c *net.TCPConn) (n int) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	if err := raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil {
+		return 0
+	}
+	return n
+}
+
+// awaitGone waits until the connection is over, and returns why, or until `stop` says that nobody cares, which is asked
+// when the read deadline passes.
+func awaitGone(c *net.TCPConn, stop func() bool) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	if err := raw.Read(func(fd uintptr) bool { return stop() || isGoneFd(fd) }); err != nil || stop() {
+		return nil
+	}
+	if err := pendingError(c); err != nil {
+		return err
+	}
+	return syscall.ECONNRESET
+}

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/warren-mesh/warren/identity"
 	"github.com/warren-mesh/warren/mesh"
@@ -38,6 +41,7 @@ type tunnels struct {
 	mu      sync.Mutex
 	live    map[*tunnel]struct{}
 	dialled map[tunnelKey]round // by key without its round
+	judged  *identity.Bundle    // the bundle that all of live were last judged by
 }
 
 // round is what is known of the tunnels that were dialled for a key and may still take new streams.
@@ -59,10 +63,47 @@ type tunnel struct {
 	raw          *net.TCPConn
 	usage        x509.ExtKeyUsage // what the peer's certificate was used for
 	peerNotAfter time.Time
+	ends         via
 	forget       func()
 }
 
-func (t *tunnel) via() via { return viaOf(t.raw.LocalAddr(), t.raw.RemoteAddr()) }
+func (t *tunnel) via() via { return t.ends }
+
+// LocalAddr and RemoteAddr are also those of the tunnel's streams.
+func (t *tunnel) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(t.ends.local) }
+func (t *tunnel) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(t.ends.remote) }
+
+// endsOf returns a connection's addresses. It asks the kernel about one that Sockets dialled: package net noted the
+// addresses when the socket was made, and it had none then.
+func endsOf(raw *net.TCPConn) (via, error) {
+	if raw.RemoteAddr() != nil {
+		return viaOf(raw.LocalAddr(), raw.RemoteAddr()), nil
+	}
+	rc, err := raw.SyscallConn()
+	if err != nil {
+		return via{}, err
+	}
+	var local, remote unix.Sockaddr
+	var lerr, rerr error
+	cerr := rc.Control(func(fd uintptr) {
+		local, lerr = unix.Getsockname(int(fd))
+		remote, rerr = unix.Getpeername(int(fd))
+	})
+	if err := errors.Join(cerr, lerr, rerr); err != nil {
+		return via{}, fmt.Errorf("read the addresses of the tunnel's socket: %w", err)
+	}
+	return via{addrPort(local), addrPort(remote)}, nil
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
 
 // Close also forgets the tunnel.
 func (t *tunnel) Close() error {
@@ -95,9 +136,10 @@ func newTunnels(p *Proxy) *tunnels {
 	return t
 }
 
-// serverConfig is how accepted tunnels are limited.
+// serverConfig is how accepted tunnels are limited. A tunnel whose pod left the mesh, or whose agent stops, takes nothing
+// new; what it carries ends by itself, or by who ends connections.
 func (t *tunnels) serverConfig() hbone.Config {
-	return hbone.Config{Budget: t.budget, Stats: t.stats, Log: t.proxy.cfg.Log}
+	return hbone.Config{Budget: t.budget, Stats: t.stats, Log: t.proxy.cfg.Log, DrainTimeout: math.MaxInt64}
 }
 
 // timing is what opening a stream took: connect and tls only if a new tunnel was dialled for it.
@@ -202,7 +244,11 @@ func (t *tunnels) dial(ctx context.Context, key tunnelKey) (net.Conn, error) {
 // track makes a tunnel known to distrusted until it is closed. `before` is the bundle from before the handshake: one
 // that came since may have missed the tunnel, so it is asked here.
 func (t *tunnels) track(conn *tls.Conn, raw *net.TCPConn, usage x509.ExtKeyUsage, before *identity.Bundle) (*tunnel, error) {
-	tn := &tunnel{Conn: conn, raw: raw, usage: usage, peerNotAfter: conn.ConnectionState().PeerCertificates[0].NotAfter}
+	ends, err := endsOf(raw)
+	if err != nil {
+		return nil, err
+	}
+	tn := &tunnel{Conn: conn, raw: raw, ends: ends, usage: usage, peerNotAfter: conn.ConnectionState().PeerCertificates[0].NotAfter}
 	tn.forget = func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -236,6 +282,10 @@ func (t *tunnels) distrusted() map[via]*tunnel {
 	ended := map[via]*tunnel{}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if bundle == t.judged {
+		return nil // whatever is newer was judged by track
+	}
+	t.judged = bundle
 	for tn := range t.live {
 		if tn.vouched(bundle, now) != nil {
 			ended[tn.via()] = tn
@@ -244,16 +294,13 @@ func (t *tunnels) distrusted() map[via]*tunnel {
 	return ended
 }
 
-// forget closes the idle tunnels of a pod that left.
+// forget closes the tunnels of a pod that left: those that carry something, once that has ended.
 func (t *tunnels) forget(pod mesh.UID) {
-	t.pool.CloseIf(func(k tunnelKey) bool { return k.pod == pod })
+	t.pool.Retire(func(k tunnelKey) bool { return k.pod == pod })
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	maps.DeleteFunc(t.dialled, func(k tunnelKey, _ round) bool { return k.pod == pod })
 }
 
-func (t *tunnels) close(grace time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	t.pool.Drain(ctx)
-}
+// close ends every tunnel that this node dialled.
+func (t *tunnels) close() { _ = t.pool.Close() }

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -38,8 +39,10 @@ type World struct {
 type Sockets interface {
 	// OriginalDst returns where a captured connection from `client` wanted to go, and how long ago it began.
 	OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration, error)
-	// Forget is called once that connection has ended.
-	Forget(client netip.AddrPort)
+	// Source returns that client's address as its app sees it.
+	Source(client netip.AddrPort) netip.AddrPort
+	// Forget is called once that connection has ended; it was accepted `accepted` ago.
+	Forget(client netip.AddrPort, accepted time.Duration)
 	// Dial connects from the pod, by source address src if that is valid.
 	Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (*net.TCPConn, error)
 	// DialApp connects to the pod's own app, which is shown `client` as its peer until release is called.
@@ -157,7 +160,7 @@ func (p *Proxy) accept(ctx context.Context, l net.Listener, handle func(*net.TCP
 			continue
 		}
 		p.conns.tasks.Go(func() {
-			defer p.survive(c)
+			defer p.survive(c.(*net.TCPConn))
 			handle(c.(*net.TCPConn))
 		})
 	}
@@ -167,7 +170,7 @@ func (p *Proxy) accept(ctx context.Context, l net.Listener, handle func(*net.TCP
 func (p *Proxy) survive(c net.Conn) {
 	if r := recover(); r != nil {
 		c.Close()
-		p.cfg.Log.Error("connection handler panicked", "panic", r)
+		p.cfg.Log.Error("connection handler panicked", "panic", r, "stack", string(debug.Stack()))
 	}
 }
 
@@ -178,10 +181,13 @@ func (p *Proxy) local(uid mesh.UID) *Pod {
 	return p.pods[uid]
 }
 
-// Close ends every connection after `grace`, or sooner once all have ended, and returns when none is left.
+// Close ends every connection after `grace`, or sooner once all have ended, and returns when none is left. Whoever
+// serves pods must have stopped.
 func (p *Proxy) Close(grace time.Duration) {
-	p.pool.close(grace)
-	p.conns.drain(grace)
+	if !p.conns.drain(grace) {
+		p.cfg.Log.Warn("connections did not end when told to", "open", p.OpenConnections())
+	}
+	p.pool.close() // after the connections: its tunnels carry them
 }
 
 // idOf returns the identity that the mesh gives a workload.

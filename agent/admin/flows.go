@@ -33,6 +33,9 @@ func (s *Server) Flows(q *adminv1.FlowsRequest, out grpc.ServerStreamingServer[a
 			return err
 		}
 	}
+	if live == nil {
+		return nil
+	}
 	for f := range live {
 		if !observe.Match(q, f) {
 			continue

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -122,6 +123,15 @@ func (s *Server) Add(ctx context.Context, q *adminv1.AddPodRequest) (*adminv1.Ad
 		if value == "" || len(value) > 512 {
 			return nil, status.Errorf(codes.InvalidArgument, "%s: it must have 1 to 512 bytes, not %d", field, len(value))
 		}
+		if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, status.Errorf(codes.InvalidArgument, "%s: %q has other characters than printable ASCII", field, value)
+		}
+	}
+	if strings.Contains(q.Uid, "/") { // the agent's own entries have one
+		return nil, status.Errorf(codes.InvalidArgument, "uid: %q has a slash, which no UID has", q.Uid)
+	}
+	if !filepath.IsAbs(q.Netns) {
+		return nil, status.Errorf(codes.InvalidArgument, "netns: %q is not an absolute path", q.Netns)
 	}
 	state, err := s.cfg.Enroller.Add(ctx, enroll.Registration{
 		UID: mesh.UID(q.Uid), Namespace: q.Namespace, Name: q.Name, Netns: q.Netns,

@@ -235,7 +235,7 @@ func (e *Enroller) Pods() []Info {
 	for _, p := range e.pods {
 		i := Info{Registration: p.reg, State: p.state, Reason: p.reason, ID: p.id}
 		if p.net != nil {
-			for _, a := range p.net.Addrs {
+			for _, a := range p.net.Addrs() {
 				i.Addrs = append(i.Addrs, a.String())
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -137,7 +138,20 @@ func sockaddr(ap netip.AddrPort) unix.Sockaddr {
 	if a := ap.Addr().Unmap(); a.Is4() {
 		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: a.As4()}
 	}
-	return &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
+	return &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16(), ZoneId: scope(ap.Addr().Zone())}
+}
+
+// scope turns a zone back into the interface's index. Package net made it of the pod's index by the names that the
+// agent's own namespace has, so only those names turn it back.
+func scope(zone string) uint32 {
+	if zone == "" {
+		return 0
+	}
+	if i, err := net.InterfaceByName(zone); err == nil {
+		return uint32(i.Index)
+	}
+	n, _ := strconv.ParseUint(zone, 10, 32)
+	return uint32(n)
 }
 
 func addrPort(sa unix.Sockaddr) netip.AddrPort {

@@ -22,19 +22,20 @@ type Pod struct {
 	// except on Outbound, whose OriginalDst the slot knows.
 	Outbound, Plaintext, Tunnel []net.Listener
 
-	// Addrs are the pod's own, as its namespace has them.
-	Addrs []netip.Addr
-
-	failOpen bool
-	netns    *os.File
-	thread   *Thread
-	capture  *bpf.Capture
-	slot     *bpf.Slot
-	stocks   [2]*stock // IPv4, IPv6
+	netns   *os.File
+	thread  *Thread
+	capture *bpf.Capture
+	slot    *bpf.Slot // set once, by Open
+	stocks  [2]*stock // IPv4, IPv6
 
 	life  context.Context
 	end   context.CancelFunc
 	tasks sync.WaitGroup
+
+	mu       sync.Mutex
+	addrs    []netip.Addr
+	failOpen bool
+	closed   bool
 }
 
 // Spec says which pod to open.
@@ -64,29 +65,40 @@ func Open(ctx context.Context, thread *Thread, capture *bpf.Capture, spec Spec) 
 }
 
 func (p *Pod) open(ctx context.Context, spec Spec) error {
-	if err := p.reserve(ctx, spec.FailOpen); err != nil {
-		return err
-	}
-	return p.listen(ctx)
-}
-
-// reserve captures the pod under the addresses that its namespace has now.
-func (p *Pod) reserve(ctx context.Context, failOpen bool) error {
 	var cookie uint64
+	var addrs []netip.Addr
 	if err := p.thread.Do(ctx, p.netns, func() (err error) {
 		if cookie, err = netnsCookie(); err == nil {
-			p.Addrs, err = addresses()
+			addrs, err = addresses()
 		}
 		return err
 	}); err != nil {
 		return err
 	}
-	slot, err := p.capture.Reserve(bpf.Pod{Cookie: cookie, Netns: int(p.netns.Fd()), Addrs: p.Addrs, FailOpen: failOpen})
+	slot, err := p.reserve(cookie, addrs, spec.FailOpen)
 	if err != nil {
 		return err
 	}
-	p.slot, p.failOpen = slot, failOpen
-	return nil
+	p.slot = slot
+	return p.listen(ctx)
+}
+
+// reserve captures the pod under these addresses.
+func (p *Pod) reserve(cookie uint64, addrs []netip.Addr, failOpen bool) (*bpf.Slot, error) {
+	slot, err := p.capture.Reserve(bpf.Pod{Cookie: cookie, Netns: int(p.netns.Fd()), Addrs: addrs, FailOpen: failOpen})
+	if err == nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.addrs, p.failOpen = addrs, failOpen
+	}
+	return slot, err
+}
+
+// Addrs returns the pod's own addresses, as its namespace had them last.
+func (p *Pod) Addrs() []netip.Addr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.addrs
 }
 
 // Refresh takes up addresses that the namespace got or lost, and a changed choice of what happens without agent.
@@ -98,10 +110,14 @@ func (p *Pod) Refresh(ctx context.Context, failOpen bool) error {
 	}); err != nil {
 		return err
 	}
-	if failOpen == p.failOpen && slices.Equal(now, p.Addrs) {
+	p.mu.Lock()
+	same := failOpen == p.failOpen && slices.Equal(now, p.addrs)
+	p.mu.Unlock()
+	if same {
 		return nil
 	}
-	return p.reserve(ctx, failOpen)
+	_, err := p.reserve(p.Cookie(), now, failOpen)
+	return err
 }
 
 // CookieOf returns the cookie of the network namespace at path.
@@ -224,8 +240,11 @@ func (p *Pod) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration,
 	return p.slot.OriginalDst(client)
 }
 
-// Forget drops the record of a captured connection that ended.
-func (p *Pod) Forget(client netip.AddrPort) { p.slot.Forget(client) }
+// Source returns the address of a client on Outbound as its app sees it.
+func (p *Pod) Source(client netip.AddrPort) netip.AddrPort { return p.slot.Source(client) }
+
+// Forget drops the record of a captured connection that ended and was accepted `accepted` ago.
+func (p *Pod) Forget(client netip.AddrPort, accepted time.Duration) { p.slot.Forget(client, accepted) }
 
 // Leave lets the pod's new connections pass uncaptured, while peers that do not know yet still reach it by tunnel.
 func (p *Pod) Leave() error { return p.slot.Leave() }
@@ -236,7 +255,19 @@ func (p *Pod) Withdraw() error { return p.slot.Withdraw() }
 // Close closes listeners and stock. Connections that were accepted or dialled go on; the pod's capture too.
 func (p *Pod) Close() { p.closeSockets() }
 
+// background runs f in a goroutine that Close waits for, unless the pod is closed.
+func (p *Pod) background(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.tasks.Go(f)
+	}
+}
+
 func (p *Pod) closeSockets() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
 	p.end()
 	for _, ls := range [][]net.Listener{p.Outbound, p.Plaintext, p.Tunnel} {
 		for _, l := range ls {

@@ -20,29 +20,25 @@ import (
 type node struct {
 	a, b    *nettest.NS
 	capture *bpf.Capture
+	pins    string
 	thread  *Thread
 	pod     *Pod
+	relays  relays
 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
 	n := &node{a: nettest.New(t), b: nettest.New(t), thread: NewThread()}
 	nettest.Join(t, n.a, n.b)
-	root, err := bpf.CgroupRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pins := filepath.Join("/sys/fs/bpf", fmt.Sprintf("warren-test-%d-%d", os.Getpid(), time.Now().UnixNano()))
-	n.capture, err = bpf.Open(bpf.Config{PinDir: pins, CgroupRoot: root, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatalf("%+v", err)
-	}
+	n.pins = filepath.Join("/sys/fs/bpf", fmt.Sprintf("warren-test-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	n.capture = n.openCapture(t)
 	t.Cleanup(func() {
 		n.capture.Close()
-		if err := bpf.Remove(pins); err != nil {
+		if err := bpf.Remove(n.pins); err != nil {
 			t.Error(err)
 		}
 	})
+	var err error
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.thread.Run(ctx) }()
@@ -51,39 +47,63 @@ func newNode(t *testing.T) *node {
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
-	t.Cleanup(func() { n.pod.Close(); n.pod.Withdraw() })
+	t.Cleanup(func() { n.closePod(); n.pod.Withdraw() })
 	return n
+}
+
+// closePod ends the agent's part of the pod, as the agent's end does.
+func (n *node) closePod() {
+	n.pod.Close()
+	n.relays.stop()
+}
+
+// openCapture opens the node's programs, or takes over what was there.
+func (n *node) openCapture(t *testing.T) *bpf.Capture {
+	t.Helper()
+	root, err := bpf.CgroupRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := bpf.Open(bpf.Config{PinDir: n.pins, CgroupRoot: root, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatalf("%+v", err)
+	}
+	return c
 }
 
 // relay serves the pod's outbound listeners as ztunnel would, without a tunnel.
 func (n *node) relay(t *testing.T) {
-	for _, l := range n.pod.Outbound {
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					client := c.RemoteAddr().(*net.TCPAddr).AddrPort()
-					client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-					dst, _, err := n.pod.OriginalDst(client)
-					if err != nil {
-						t.Errorf("original destination of %s: %v", client, err)
-						return
-					}
-					u, err := n.pod.Dial(context.Background(), client.Addr(), dst)
-					if err != nil {
-						return
-					}
-					defer u.Close()
-					go func() { io.Copy(u, c); u.CloseWrite() }()
-					io.Copy(c, u)
-				}()
-			}
-		}()
-	}
+	pod := n.pod
+	n.relays.serve(pod.Outbound, func(c *net.TCPConn) {
+		accepted := time.Now()
+		client := c.RemoteAddr().(*net.TCPAddr).AddrPort()
+		client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+		dst, _, err := pod.OriginalDst(client)
+		if err != nil {
+			t.Errorf("original destination of %s: %v", client, err)
+			return
+		}
+		defer func() { pod.Forget(client, time.Since(accepted)) }()
+		if u, err := pod.Dial(context.Background(), client.Addr(), dst); err == nil {
+			n.relays.join(c, u)
+		}
+	})
+}
+
+// plaintextRelay serves the pod's plaintext listeners as ztunnel would without policy.
+func (n *node) plaintextRelay(t *testing.T) {
+	pod := n.pod
+	n.relays.serve(pod.Plaintext, func(c *net.TCPConn) {
+		client := c.RemoteAddr().(*net.TCPAddr).AddrPort()
+		app := c.LocalAddr().(*net.TCPAddr).AddrPort()
+		u, release, err := pod.DialApp(context.Background(), client, app)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer release()
+		n.relays.join(c, u)
+	})
 }
 
 func whoami(ns *nettest.NS, t *testing.T) {
@@ -147,28 +167,7 @@ func TestInboundIsSteeredAndTheAppSeesTheClient(t *testing.T) {
 	if err := n.pod.Enroll(); err != nil {
 		t.Fatal(err)
 	}
-	for _, l := range n.pod.Plaintext {
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				client := c.RemoteAddr().(*net.TCPAddr).AddrPort()
-				app := c.LocalAddr().(*net.TCPAddr).AddrPort()
-				u, release, err := n.pod.DialApp(context.Background(), client, app)
-				if err != nil {
-					t.Error(err)
-					c.Close()
-					continue
-				}
-				io.Copy(c, u)
-				c.Close()
-				u.Close()
-				release()
-			}
-		}()
-	}
+	n.plaintextRelay(t)
 	for i, name := range []string{"v4", "v6"} {
 		t.Run(name, func(t *testing.T) {
 			n.b.Do(t, func() error {

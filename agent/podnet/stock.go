@@ -30,11 +30,8 @@ func newStock(p *Pod, domain int) *stock {
 func (s *stock) take(ctx context.Context) (*net.TCPConn, error) {
 	select {
 	case c := <-s.ready:
-		if len(s.ready) <= stockSize/2 && s.refilling.CompareAndSwap(false, true) {
-			s.pod.tasks.Go(func() {
-				defer s.refilling.Store(false)
-				_ = s.refill(s.pod.life, stockSize-len(s.ready)) // the next take that finds none says why
-			})
+		if len(s.ready) <= stockSize/2 {
+			s.restock()
 		}
 		return c, nil
 	default:
@@ -44,13 +41,21 @@ func (s *stock) take(ctx context.Context) (*net.TCPConn, error) {
 		conn, err = s.socket()
 		return err
 	})
-	if err == nil && s.refilling.CompareAndSwap(false, true) {
-		s.pod.tasks.Go(func() {
-			defer s.refilling.Store(false)
-			_ = s.refill(s.pod.life, stockSize-len(s.ready))
-		})
+	if err == nil {
+		s.restock()
 	}
 	return conn, err
+}
+
+// restock refills the stock in the background, unless that is under way or the pod is closed.
+func (s *stock) restock() {
+	if !s.refilling.CompareAndSwap(false, true) {
+		return
+	}
+	s.pod.background(func() {
+		defer s.refilling.Store(false)
+		_ = s.refill(s.pod.life, stockSize-len(s.ready)) // the next take that finds none says why
+	})
 }
 
 func (s *stock) refill(ctx context.Context, n int) error {

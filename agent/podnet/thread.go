@@ -56,9 +56,21 @@ func (j job) run() error {
 	return j.do()
 }
 
-// Do runs f in the namespace and waits for it.
+// Do runs f in the namespace and waits for it. A netns that is closed meanwhile stays open until f is done, so that its
+// number cannot come to mean another pod's; one that is closed already gives os.ErrClosed.
 func (t *Thread) Do(ctx context.Context, netns *os.File, f func() error) error {
-	j := job{netns: int(netns.Fd()), do: f, result: make(chan error, 1)}
+	raw, err := netns.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("enter pod's network namespace: %w", err)
+	}
+	var ferr error
+	if err := raw.Control(func(fd uintptr) { ferr = t.do(ctx, job{netns: int(fd), do: f, result: make(chan error, 1)}) }); err != nil {
+		return fmt.Errorf("enter pod's network namespace: %w", err)
+	}
+	return ferr
+}
+
+func (t *Thread) do(ctx context.Context, j job) error {
 	select {
 	case t.jobs <- j:
 	case <-t.done:
@@ -68,7 +80,6 @@ func (t *Thread) Do(ctx context.Context, netns *os.File, f func() error) error {
 	}
 	select {
 	case err := <-j.result:
-		runtime.KeepAlive(netns)
 		return err
 	case <-t.done:
 		return ErrStopped

@@ -53,7 +53,7 @@ _Static_assert(sizeof(struct origin_key) == 32, "struct origin_key is part of th
 /* origin is where a captured connection wanted to go, and when it was captured. */
 struct origin {
 	struct addr dst;
-	__u32 zero;
+	__u32 bound; /* on the socket: connect bound its source, which the app had not */
 	__u64 at; /* CLOCK_MONOTONIC, nanoseconds */
 };
 _Static_assert(sizeof(struct origin) == 32, "struct origin is part of the map ABI");

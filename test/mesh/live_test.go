@@ -18,6 +18,7 @@ import (
 
 	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/internal/labtest"
+	"github.com/warren-mesh/warren/lab"
 )
 
 // The ports of every pod that podYAML makes.
@@ -73,6 +74,28 @@ func town(shop, legacy string) string {
 	return nodesYAML + namespaceYAML("shop", shop) + namespaceYAML("legacy", legacy) +
 		podYAML("shop/web", "n1") + podYAML("shop/cart", "n1") + podYAML("shop/pay", "n2") +
 		podYAML("legacy/near", "n1") + podYAML("legacy/far", "n2")
+}
+
+// up is labtest.Up; it fails the test if an agent or the controller lost a race or a connection's handler panicked, and
+// with the race detector programs do not linger when they end.
+func up(t *testing.T, manifests string, edit ...func(*lab.Options)) *labtest.Mesh {
+	t.Helper()
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
+	m := labtest.Up(t, manifests, edit...)
+	t.Cleanup(func() {
+		for _, name := range []string{"controller", "agent-n1", "agent-n2"} {
+			raw, err := os.ReadFile(m.LogFile(name))
+			if err != nil {
+				t.Error(err)
+			}
+			for _, word := range []string{"DATA RACE", "panicked", "panic:"} {
+				if i := bytes.Index(raw, []byte(word)); i >= 0 {
+					t.Errorf("%s: %.3000s", name, raw[i:])
+				}
+			}
+		}
+	})
+	return m
 }
 
 // inNetns runs f on a thread inside a network namespace. Sockets that f makes stay there.

@@ -79,6 +79,9 @@ func (sc *serverConn) onHeaders(f *http2.MetaHeadersFrame, s *Stream) error {
 		if err := sc.c.countJunk(); err != nil {
 			return err
 		}
+		if other.status == 400 { // a CONNECT: its content may never end
+			return sc.accept(f, Request{}, func(_ context.Context, in *Inbound) { _ = in.Refuse(other.status, "") })
+		}
 		return sc.accept(f, Request{}, refuseOther(other.status, contentLength(f)))
 	case err != nil:
 		return &streamViolation{f.StreamID, http2.ErrCodeProtocol, err.Error()}

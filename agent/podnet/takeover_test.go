@@ -1,0 +1,164 @@
+package podnet
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/warren-mesh/warren/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// TestAnAppCannotTakeTheAgentsPlace: while the agent is gone, an app that listens where the agent did gets nothing.
+func TestAnAppCannotTakeTheAgentsPlace(t *testing.T) {
+	n := newPair(t)
+	if err := n.pod.Enroll(); err != nil {
+		t.Fatal(err)
+	}
+	var addrs []string
+	for _, l := range n.pod.Outbound {
+		ap := l.Addr().(*net.TCPAddr).AddrPort()
+		addrs = append(addrs, ap.String(), netip.AddrPortFrom(n.a.Addrs[map[bool]int{true: 0, false: 1}[ap.Addr().Is4()]], ap.Port()).String())
+	}
+	n.closePod()
+	stolen := make(chan string, 64)
+	n.a.Do(t, func() error {
+		for _, a := range addrs {
+			var lc net.ListenConfig
+			lc.SetMultipathTCP(false)
+			l, err := lc.Listen(context.Background(), "tcp", a)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { l.Close() })
+			go func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					stolen <- a
+					c.Close()
+				}
+			}()
+		}
+		return nil
+	})
+	for _, f := range families {
+		_, took, err := f.connect(t, n.a, n.b, tcpPort)
+		checkRefused(t, f.name, err, unix.ECONNREFUSED, took)
+	}
+	for _, f := range inbound {
+		_, took, err := f.connect(t, n.b, n.a, tcpPort)
+		checkRefused(t, "in, "+f.name, err, unix.ECONNREFUSED, took)
+	}
+	select {
+	case a := <-stolen:
+		t.Errorf("the app's listener at %s got a captured connection", a)
+	default:
+	}
+}
+
+// TestTheAgentsOwnProcessIsNotExempt: only the sockets that it marked are. This process is the agent here.
+func TestTheAgentsOwnProcessIsNotExempt(t *testing.T) {
+	n := newPair(t)
+	if _, _, err := families[0].connect(t, n.a, n.b, tcpPort); err != unix.EPERM {
+		t.Errorf("an unmarked socket of the agent's process: connect answered %v", err)
+	}
+	c, err := n.pod.Dial(context.Background(), netip.Addr{}, netip.AddrPortFrom(n.b.Addrs[0], tcpPort))
+	if err != nil {
+		t.Fatalf("a marked socket: %v", err)
+	}
+	c.Close()
+}
+
+// TestANewAgentTakesOverWithoutAGap: a client connects all the time, and each of its connections is captured.
+func TestANewAgentTakesOverWithoutAGap(t *testing.T) {
+	n := newPair(t)
+	if err := n.pod.Enroll(); err != nil {
+		t.Fatal(err)
+	}
+	n.relay(t)
+	before := n.count(t)
+	stop, result := make(chan struct{}), make(chan knocks, 1)
+	go func() { result <- n.knock(stop) }()
+	const takeovers = 3
+	for range takeovers {
+		n.closePod()
+		if err := n.capture.Close(); err != nil {
+			t.Fatal(err)
+		}
+		n.capture = n.openCapture(t)
+		next, err := Open(context.Background(), n.thread, n.capture, Spec{Netns: n.a.Path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.pod = next
+		n.relay(t)
+		if err := next.Enroll(); err != nil {
+			t.Fatal(err)
+		}
+		if s, _, err := families[1].connect(t, n.a, n.b, tcpPort); err != nil || s.peer().Addr() != n.b.Addrs[1] {
+			t.Errorf("the new agent does not serve: %v", err)
+		}
+	}
+	close(stop)
+	got, after := <-result, n.count(t)
+	t.Logf("of %d connections %d were served", got.all, got.served)
+	if captured := int(after["out_captured"] - before["out_captured"]); captured != got.all+takeovers {
+		t.Errorf("%d of %d connections were captured, want all", captured, got.all+takeovers)
+	}
+}
+
+// knocks counts connections.
+type knocks struct{ all, served int }
+
+// knock connects until stop.
+func (n *node) knock(stop <-chan struct{}) (k knocks) {
+	_ = n.a.Run(func() error {
+		for {
+			select {
+			case <-stop:
+				return nil
+			default:
+			}
+			k.all++
+			if n.knockOnce(families[k.all%len(families)]) == nil {
+				k.served++
+			}
+		}
+	})
+	return k
+}
+
+func (n *node) knockOnce(f family) error {
+	fd, err := unix.Socket(f.domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	s := &sock{fd}
+	defer s.close()
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 3})
+	if err := unix.Connect(fd, f.to(n.b, tcpPort)); err != nil {
+		return err
+	}
+	_, err = s.ask()
+	return err
+}
+
+// TestOneAgentAtATime: a second one is told that the pins are in use.
+func TestOneAgentAtATime(t *testing.T) {
+	n := newNode(t)
+	root, err := bpf.CgroupRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bpf.Open(bpf.Config{PinDir: n.pins, CgroupRoot: root}); !errors.Is(err, bpf.ErrInUse) {
+		t.Errorf("a second Open answered %v", err)
+	}
+	if err := bpf.Remove(n.pins); !errors.Is(err, bpf.ErrInUse) {
+		t.Errorf("Remove answered %v while an agent runs", err)
+	}
+}

@@ -1,0 +1,119 @@
+package archtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	grpcLib  = "google.golang.org/grpc"
+	protobuf = "google.golang.org/protobuf"
+	xsys     = "golang.org/x/sys"
+	xsync    = "golang.org/x/sync"
+	prom     = "github.com/prometheus/client_golang"
+	ebpf     = "github.com/cilium/ebpf"
+	linkLib  = "github.com/vishvananda/netlink"
+	cobra    = "github.com/spf13/cobra"
+)
+
+// rules is the table of the design. cilium/ebpf is in bpf only and k8s.io nowhere but where it says so: nothing else
+// names them.
+func rules() []Rule {
+	return []Rule{
+		{Of: "mesh"},
+		{Of: "identity", May: []string{"github.com/spiffe/go-spiffe"}},
+		{Of: "policy", May: []string{"./identity"}},
+		{Of: "bpf", May: []string{ebpf, xsys}},
+		{Of: "ztunnel", May: []string{"./mesh", "./identity", "./policy", "golang.org/x/net", xsys}},
+		{Of: "ztunnel/hbone", May: []string{"golang.org/x/net"}},
+		{Of: "agent", May: []string{"./mesh", "./identity", "./policy", "./bpf", "./ztunnel", "./api", "./internal/meshview", grpcLib, protobuf, prom, xsys, xsync, linkLib}, Never: []string{"./ztunnel/hbone"}},
+		{Of: "agent/enroll", May: []string{"./mesh", "./identity", "./bpf", "./ztunnel", "./agent/podnet", "k8s.io"}},
+		{Of: "agent/podnet", May: []string{"./bpf", linkLib, xsys}},
+		{Of: "agent/observe", May: []string{"./api", "./ztunnel", prom}},
+		{Of: "controller", May: []string{"./mesh", "./identity", "./policy", "./ca", "./api", "./internal/meshview", grpcLib, protobuf, prom, xsys, xsync, "github.com/fsnotify/fsnotify", "go.yaml.in/yaml", "k8s.io"}},
+		{Of: "ca", May: []string{"./identity", "./api", grpcLib, protobuf, prom}},
+		{Of: "ca/attest", May: []string{"./identity", "./ca/internal", "k8s.io"}},
+		{Of: "api", May: []string{grpcLib, protobuf}},
+		{Of: "api/resource", May: []string{"./api", "./mesh", "./identity", "./policy", protobuf}},
+		{Of: "lab", May: []string{"./api", "./mesh", "./identity", "./internal", grpcLib, protobuf, xsys, xsync, linkLib, "github.com/miekg/dns", "sigs.k8s.io/yaml"}, Never: []string{"./internal/meshtest", "./internal/labtest"}},
+		{Of: "bench", May: []string{"./lab", "./api", "./identity", "./internal", "./ztunnel/hbone", grpcLib, protobuf, xsys, xsync, "golang.org/x/net", cobra, "sigs.k8s.io/yaml"}},
+		{Of: "cmd/agent", May: []string{"./agent", "./internal", cobra}},
+		{Of: "cmd/controller", May: []string{"./controller", "./ca/attest", "./internal", cobra, "github.com/spf13/pflag"}},
+		{Of: "cmd/agentctl", May: []string{"./api", "./lab", "./internal", cobra, grpcLib, protobuf, "golang.org/x/term", "sigs.k8s.io/yaml"}},
+		{Of: "cmd/sample", May: []string{"./internal/sample"}},
+		{Of: "internal/archtest"},
+		{Of: "internal/logging"},
+		{Of: "internal/version"},
+		{Of: "internal/meshview", May: []string{"./api", "./mesh", "./identity", "./policy", grpcLib}},
+		{Of: "internal/nettest", May: []string{linkLib, "github.com/vishvananda/netns", xsys}},
+		{Of: "internal/meshtest", May: []string{"./agent", "./bpf", "./ca", "./identity", "./internal/nettest", "./mesh", "./policy", "./ztunnel"}},
+		{Of: "internal/labtest", May: []string{"./api", "./lab", "./internal", grpcLib, xsys}},
+		{Of: "internal/sample", May: []string{cobra, xsys, xsync}},
+		{Of: "test", May: []string{"./internal", "./api"}},
+	}
+}
+
+func TestPackagesImportOnlyWhatTheDesignAllows(t *testing.T) {
+	packages := load(t)
+	if len(packages) < 20 {
+		t.Fatalf("only %d packages were found", len(packages))
+	}
+	for _, v := range CheckImports(rules(), packages) {
+		t.Error(v)
+	}
+}
+
+// TestCheckImportsSeesViolations: a rule counts once it has been seen to fail.
+func TestCheckImportsSeesViolations(t *testing.T) {
+	fake := []Package{
+		{Path: "mesh", Imports: []string{"fmt", "net/netip"}},
+		{Path: "policy", Imports: []string{Module + "/identity", Module + "/mesh"}},
+		{Path: "ztunnel", Imports: []string{Module + "/ztunnel/hbone", Module + "/bpf", "k8s.io/api/core/v1"}},
+		{Path: "ztunnel/hbone", Imports: []string{Module + "/ztunnel"}},
+		{Path: "agent", Imports: []string{Module + "/agent/feed", Module + "/controller", Module + "/ztunnel/hbone", ebpf}},
+		{Path: "meshed", Imports: []string{"fmt"}},
+	}
+	want := []string{
+		"policy imports " + Module + "/mesh, which policy may not",
+		"ztunnel imports " + Module + "/bpf, which ztunnel may not",
+		"ztunnel imports k8s.io/api/core/v1, which ztunnel may not",
+		"ztunnel/hbone imports " + Module + "/ztunnel, which ztunnel/hbone may not",
+		"agent imports " + Module + "/controller, which agent may not",
+		"agent imports " + Module + "/ztunnel/hbone, which agent may not",
+		"agent imports " + ebpf + ", which agent may not",
+		"meshed: no rule says what it may import",
+	}
+	if got := CheckImports(rules(), fake); !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func load(t *testing.T) (out []Package) {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "./...")
+	cmd.Dir = root
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	raw, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	for dec := json.NewDecoder(bytes.NewReader(raw)); ; {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return out
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, Package{Path: strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, Module), "/"), Imports: p.Imports})
+	}
+}

@@ -1,0 +1,64 @@
+package ztunnel
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+)
+
+// TestRoutesAndRecordsKeepToTheirAllocations: what every connection pays before its first byte, and what a snapshot of
+// the open ones costs for each.
+func TestRoutesAndRecordsKeepToTheirAllocations(t *testing.T) {
+	client := &mesh.Workload{UID: "client", Zone: "z1"}
+	p := &Proxy{loads: newLoads(), conns: newConns(0)}
+	few, many := worldOf(t, 3), worldOf(t, 200)
+	pod, vip := netip.MustParseAddrPort("10.0.0.1:8080"), netip.MustParseAddrPort("10.96.0.1:80")
+	find := func(m *mesh.Snapshot, dst netip.AddrPort) func() {
+		return func() {
+			if way, reason := p.find(m, client, dst); reason != "" || len(way.hops) == 0 {
+				t.Fatalf("no route: %s", reason)
+			}
+		}
+	}
+	open := &conn{record: Record{Start: time.Now()}}
+	budgets := []struct {
+		name string
+		f    func()
+		most float64
+	}{
+		{"route to a pod", find(few, pod), 1},
+		{"route to nowhere in the mesh", find(few, netip.MustParseAddrPort("192.0.2.1:443")), 1},
+		{"route to a service of 3", find(few, vip), 1},
+		{"route to a service of 200", find(many, vip), 1},
+		{"record of an open connection", func() { _ = open.snapshot() }, 0},
+		{"change of a record", func() { open.set(func(r *Record) { r.Verdict = Forwarded }) }, 0},
+		{"count of bytes", func() { add([]*conn{open}, 1, true) }, 0},
+	}
+	for _, b := range budgets {
+		if got := testing.AllocsPerRun(200, b.f); got > b.most {
+			t.Errorf("%s: %v allocations, budget %v", b.name, got, b.most)
+		}
+	}
+}
+
+// worldOf is a service with n endpoints.
+func worldOf(t *testing.T, n int) *mesh.Snapshot {
+	t.Helper()
+	svc := &mesh.Service{Namespace: "shop", Name: "web", VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+		Ports: []mesh.Port{{Number: 80}}, PreferSameZone: true}
+	var workloads []*mesh.Workload
+	for i := range n {
+		addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})
+		uid := mesh.UID(fmt.Sprint("w", i))
+		workloads = append(workloads, &mesh.Workload{UID: uid, Namespace: "shop", Name: string(uid), Addrs: []netip.Addr{addr}, Zone: fmt.Sprint("z", i%3)})
+		svc.Endpoints = append(svc.Endpoints, mesh.Endpoint{Workload: uid, Addrs: []netip.Addr{addr}, Ready: true, TargetPorts: map[uint16]uint16{80: 8080}})
+	}
+	m, err := mesh.NewSnapshot("test", 1, workloads, []*mesh.Service{svc})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
