@@ -60,15 +60,15 @@ func (s *Slot) Source(client netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(addrOf(src), client.Port())
 }
 
-// Forget drops the record of a captured connection that ended and was accepted `accepted` ago. The record of a later one,
-// which had the same source since, stays.
-func (s *Slot) Forget(client netip.AddrPort, accepted time.Duration) {
+// Forget drops the record of a captured connection that ended and was accepted then. The record of one that was captured
+// later, from the same source, stays.
+func (s *Slot) Forget(client netip.AddrPort, accepted time.Time) {
 	key := captureOriginKey{Netns: s.cookie, Local: endOf(client)}
 	var o captureOrigin
 	if err := s.c.maps.Origins.Lookup(key, &o); err != nil {
 		return
 	}
-	if age, err := ageOf(o); err == nil && age >= accepted {
+	if age, err := ageOf(o); err == nil && !time.Now().Add(-age).After(accepted) {
 		_ = s.c.maps.Origins.Delete(key)
 	}
 }

@@ -171,11 +171,11 @@ func TestForgettingAConnectionKeepsALaterOneOfTheSameSource(t *testing.T) {
 	if err := c.maps.Origins.Put(captureOriginKey{Netns: slots[0].cookie, Local: endOf(client)}, later); err != nil {
 		t.Fatal(err)
 	}
-	slots[0].Forget(client, time.Since(accepted))
+	slots[0].Forget(client, accepted)
 	if got, _, err := slots[0].OriginalDst(client); got != dst || err != nil {
 		t.Errorf("the later connection's destination is %s, %v", got, err)
 	}
-	slots[0].Forget(client, 0)
+	slots[0].Forget(client, time.Now())
 	if _, _, err := slots[0].OriginalDst(client); !errors.Is(err, ErrNotCaptured) {
 		t.Errorf("after its own end: %v", err)
 	}

@@ -83,7 +83,7 @@ func (n *node) relay(t *testing.T) {
 			t.Errorf("original destination of %s: %v", client, err)
 			return
 		}
-		defer func() { pod.Forget(client, time.Since(accepted)) }()
+		defer pod.Forget(client, accepted)
 		if u, err := pod.Dial(context.Background(), client.Addr(), dst); err == nil {
 			n.relays.join(c, u)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/warren-mesh/warren/bpf"
@@ -160,5 +161,17 @@ func TestOneAgentAtATime(t *testing.T) {
 	}
 	if err := bpf.Remove(n.pins); !errors.Is(err, bpf.ErrInUse) {
 		t.Errorf("Remove answered %v while an agent runs", err)
+	}
+}
+
+// TestAClosedPodMakesNoSockets: the number of its namespace's file may be another pod's by now.
+func TestAClosedPodMakesNoSockets(t *testing.T) {
+	n := newPair(t)
+	n.closePod()
+	for _, dst := range n.b.Addrs {
+		c, err := n.pod.Dial(context.Background(), netip.Addr{}, netip.AddrPortFrom(dst, tcpPort))
+		if !errors.Is(err, os.ErrClosed) {
+			t.Errorf("dial answered %v, %v", c, err)
+		}
 	}
 }

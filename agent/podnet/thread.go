@@ -65,7 +65,7 @@ func (t *Thread) Do(ctx context.Context, netns *os.File, f func() error) error {
 	}
 	var ferr error
 	if err := raw.Control(func(fd uintptr) { ferr = t.do(ctx, job{netns: int(fd), do: f, result: make(chan error, 1)}) }); err != nil {
-		return fmt.Errorf("enter pod's network namespace: %w", err)
+		return fmt.Errorf("enter pod's network namespace: %w", os.ErrClosed) // Control fails for nothing else
 	}
 	return ferr
 }

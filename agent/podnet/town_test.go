@@ -91,7 +91,7 @@ func (n *town) deliver(t *testing.T) {
 			t.Errorf("original destination of %s: %v", from, err)
 			return
 		}
-		defer func() { n.pod.Forget(from, time.Since(accepted)) }()
+		defer n.pod.Forget(from, accepted)
 		app, release, err := n.podC.DialApp(context.Background(), n.pod.Source(from), dst)
 		if err != nil {
 			return

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The maps, and the questions that several programs ask them. */
+#pragma once
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "capture.h"
+
+#define MAX_PODS 1024
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PODS);
+	__type(key, __u64); /* netns cookie */
+	__type(value, __u32);
+} pods SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_PODS);
+	__type(key, __u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PODS * 8);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct own_addr);
+	__type(value, __u32);
+} own_addrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, MAX_PODS * ROLE_STRIDE);
+	__type(key, __u32);
+	__type(value, __u64);
+} listeners SEC(".maps");
+
+/* Entries live as long as their connection; LRU bounds what connections that never reach accept() leave. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct origin_key);
+	__type(value, struct origin);
+} origins SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct peer_key);
+	__type(value, struct addr);
+} peers SEC(".maps");
+
+/* Marks ztunnel's own sockets; sockets accepted from a marked listener inherit the mark. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, __u32);
+	__type(value, __u32);
+} own_sockets SEC(".maps");
+
+/* What a captured client socket dialled. Its `dst` is all zero on a socket that has since dialled something else. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct origin);
+} dialled SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASONS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline int count(__u32 reason, int verdict)
+{
+	__u64 *n = bpf_map_lookup_elem(&counters, &reason);
+	if (n)
+		*n += 1;
+	return verdict;
+}
+
+static __always_inline int is_own_addr(__u32 slot, const __u32 ip[4])
+{
+	struct own_addr key = { .slot = slot };
+	__builtin_memcpy(key.ip, ip, sizeof(key.ip));
+	return bpf_map_lookup_elem(&own_addrs, &key) != 0;
+}
+
+/* The slot of the context's network namespace, or 0. Sets *index. */
+static __always_inline struct slot *slot_of(void *ctx, __u64 *netns, __u32 *index)
+{
+	*netns = bpf_get_netns_cookie(ctx);
+	__u32 *found = bpf_map_lookup_elem(&pods, netns);
+	if (!found)
+		return 0;
+	*index = *found;
+	struct slot *slot = bpf_map_lookup_elem(&slots, found);
+	if (!slot || slot->state == POD_UNMANAGED)
+		return 0;
+	return slot;
+}
