@@ -21,8 +21,14 @@ func (c *Capture) Own(fd int) error {
 	return nil
 }
 
+// maxWait is how long a captured connection may wait to be accepted. An older record is of an earlier connection.
+const maxWait = 2 * time.Minute
+
 // OriginalDst returns where the captured connection whose client end is `client` wanted to go, and how long ago
-// it was captured. The record stays until [Capture.Forget].
+// it was captured.
+//
+// Records are never deleted, only replaced or evicted: the client may have used its port again by the time that somebody
+// notices the end of the connection before, and a deletion would take the new one's record.
 func (s *Slot) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration, error) {
 	var o captureOrigin
 	err := s.c.maps.Origins.Lookup(captureOriginKey{Netns: s.cookie, Local: endOf(client)}, &o)
@@ -33,6 +39,9 @@ func (s *Slot) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration
 		return netip.AddrPort{}, 0, fmt.Errorf("look up original destination: %w", err)
 	}
 	age, err := ageOf(o)
+	if err == nil && age > maxWait {
+		return netip.AddrPort{}, 0, ErrNotCaptured
+	}
 	return addrPortOf(o.Dst), age, err
 }
 
@@ -58,19 +67,6 @@ func (s *Slot) Source(client netip.AddrPort) netip.AddrPort {
 		src = s.value.Src4
 	}
 	return netip.AddrPortFrom(addrOf(src), client.Port())
-}
-
-// Forget drops the record of a captured connection that ended and was accepted then. The record of one that was captured
-// later, from the same source, stays.
-func (s *Slot) Forget(client netip.AddrPort, accepted time.Time) {
-	key := captureOriginKey{Netns: s.cookie, Local: endOf(client)}
-	var o captureOrigin
-	if err := s.c.maps.Origins.Lookup(key, &o); err != nil {
-		return
-	}
-	if age, err := ageOf(o); err == nil && !time.Now().Add(-age).After(accepted) {
-		_ = s.c.maps.Origins.Delete(key)
-	}
 }
 
 // ShowPeer makes the app's end of the connection remote→local answer `client` when asked for its peer. `local`

@@ -156,27 +156,22 @@ func TestAddressesFollowThePod(t *testing.T) {
 	}
 }
 
-// TestForgettingAConnectionKeepsALaterOneOfTheSameSource: a client may use its port again before ztunnel has noticed that
-// the connection before is over.
-func TestForgettingAConnectionKeepsALaterOneOfTheSameSource(t *testing.T) {
+// TestAnOldRecordIsNotTakenForANewConnection: records stay after their connections.
+func TestAnOldRecordIsNotTakenForANewConnection(t *testing.T) {
 	c := open(t, pinDir(t))
 	slots, _ := pods(t, c, 1)
 	client, dst := netip.MustParseAddrPort("10.99.1.1:7000"), netip.MustParseAddrPort("10.99.1.2:80")
-	accepted := time.Now()
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		t.Fatal(err)
 	}
-	later := captureOrigin{Dst: endOf(dst), At: uint64(now.Nano())}
-	if err := c.maps.Origins.Put(captureOriginKey{Netns: slots[0].cookie, Local: endOf(client)}, later); err != nil {
-		t.Fatal(err)
-	}
-	slots[0].Forget(client, accepted)
-	if got, _, err := slots[0].OriginalDst(client); got != dst || err != nil {
-		t.Errorf("the later connection's destination is %s, %v", got, err)
-	}
-	slots[0].Forget(client, time.Now())
-	if _, _, err := slots[0].OriginalDst(client); !errors.Is(err, ErrNotCaptured) {
-		t.Errorf("after its own end: %v", err)
+	for age, want := range map[time.Duration]error{time.Second: nil, maxWait - time.Second: nil, maxWait + time.Second: ErrNotCaptured} {
+		record := captureOrigin{Dst: endOf(dst), At: uint64(now.Nano() - int64(age))}
+		if err := c.maps.Origins.Put(captureOriginKey{Netns: slots[0].cookie, Local: endOf(client)}, record); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := slots[0].OriginalDst(client); !errors.Is(err, want) {
+			t.Errorf("a record %s old: %v, want %v", age, err, want)
+		}
 	}
 }

@@ -35,8 +35,6 @@ func (f *failure) detail() string {
 // outbound serves one connection that a pod's app made: origin → source → route → forward.
 func (p *Proxy) outbound(ctx context.Context, pod *Pod, client *net.TCPConn) {
 	from := addrOf(client.RemoteAddr())
-	accepted := time.Now()
-	defer func() { pod.Sockets.Forget(from, time.Since(accepted)) }()
 	k := &conn{pod: pod, record: Record{ID: newTraceID(), Reporter: Outbound, Start: time.Now()}}
 	k.record.Src.Addr = from
 	k.onKill(func() { reset(client) })
@@ -119,6 +117,9 @@ func (p *Proxy) try(ctx context.Context, k *conn, client *net.TCPConn, h hop) *f
 // passthrough connects to what is not in the mesh, as the app itself would have.
 func (p *Proxy) passthrough(ctx context.Context, k *conn, client *net.TCPConn, h hop) *failure {
 	k.set(func(r *Record) { r.Security = Plaintext })
+	if h.workload == nil && p.departed.has(h.addr.Addr(), time.Now()) {
+		return fail(ReasonDeparted, nil)
+	}
 	dctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // as long as the app's own SYNs would go on
 	defer cancel()
 	start := time.Now()

@@ -41,8 +41,6 @@ type Sockets interface {
 	OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration, error)
 	// Source returns that client's address as its app sees it.
 	Source(client netip.AddrPort) netip.AddrPort
-	// Forget is called once that connection has ended; it was accepted `accepted` ago.
-	Forget(client netip.AddrPort, accepted time.Duration)
 	// Dial connects from the pod, by source address src if that is valid.
 	Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (*net.TCPConn, error)
 	// DialApp connects to the pod's own app, which is shown `client` as its peer until release is called.
@@ -95,6 +93,7 @@ type Proxy struct {
 	pool  *tunnels
 	// What peers may hold of this node before they have proved who they are, and after.
 	handshakes, accepted *gate
+	departed             *departed
 
 	mu   sync.Mutex
 	pods map[mesh.UID]*Pod
@@ -109,7 +108,7 @@ func New(cfg Config) *Proxy {
 		cfg.HandshakeTimeout = 5 * time.Second
 	}
 	p := &Proxy{cfg: cfg, conns: newConns(cfg.MaxConns), loads: newLoads(), pods: map[mesh.UID]*Pod{},
-		handshakes: newHandshakeGate(), accepted: newTunnelGate()}
+		handshakes: newHandshakeGate(), accepted: newTunnelGate(), departed: newDeparted(cfg.World)}
 	p.pool = newTunnels(p)
 	return p
 }

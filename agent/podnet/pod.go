@@ -243,9 +243,6 @@ func (p *Pod) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration,
 // Source returns the address of a client on Outbound as its app sees it.
 func (p *Pod) Source(client netip.AddrPort) netip.AddrPort { return p.slot.Source(client) }
 
-// Forget drops the record of a captured connection that ended and was accepted then.
-func (p *Pod) Forget(client netip.AddrPort, accepted time.Time) { p.slot.Forget(client, accepted) }
-
 // Leave lets the pod's new connections pass uncaptured, while peers that do not know yet still reach it by tunnel.
 func (p *Pod) Leave() error { return p.slot.Leave() }
 

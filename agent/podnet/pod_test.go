@@ -75,7 +75,6 @@ func (n *node) openCapture(t *testing.T) *bpf.Capture {
 func (n *node) relay(t *testing.T) {
 	pod := n.pod
 	n.relays.serve(pod.Outbound, func(c *net.TCPConn) {
-		accepted := time.Now()
 		client := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 		client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 		dst, _, err := pod.OriginalDst(client)
@@ -83,7 +82,6 @@ func (n *node) relay(t *testing.T) {
 			t.Errorf("original destination of %s: %v", client, err)
 			return
 		}
-		defer pod.Forget(client, accepted)
 		if u, err := pod.Dial(context.Background(), client.Addr(), dst); err == nil {
 			n.relays.join(c, u)
 		}

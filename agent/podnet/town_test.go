@@ -83,7 +83,6 @@ func tellTruth(c *net.TCPConn) {
 // deliver serves a's outbound listeners as ztunnel does for pods of one node.
 func (n *town) deliver(t *testing.T) {
 	n.relays.serve(n.pod.Outbound, func(c *net.TCPConn) {
-		accepted := time.Now()
 		from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 		dst, _, err := n.pod.OriginalDst(from)
@@ -91,7 +90,6 @@ func (n *town) deliver(t *testing.T) {
 			t.Errorf("original destination of %s: %v", from, err)
 			return
 		}
-		defer n.pod.Forget(from, accepted)
 		app, release, err := n.podC.DialApp(context.Background(), n.pod.Source(from), dst)
 		if err != nil {
 			return

@@ -36,7 +36,7 @@ struct {
 	__type(value, __u64);
 } listeners SEC(".maps");
 
-/* Entries live as long as their connection; LRU bounds what connections that never reach accept() leave. */
+/* Entries outlive their connections: LRU takes the oldest. A later connection from the same end replaces its entry. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);
