@@ -167,6 +167,7 @@ func (p *Proxy) OpenConnections() int {
 // Redecide decides every open connection by the world in force now and ends what is no longer allowed, and no
 // other. When it returns, the world is enforced.
 func (p *Proxy) Redecide() {
+	p.departed.changed(time.Now())
 	w := p.cfg.World.Load()
 	for _, k := range p.conns.all() {
 		k.mu.Lock()

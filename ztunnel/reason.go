@@ -51,6 +51,7 @@ const (
 	ReasonClosed         Reason = Reason("closed")      // ended by its ends, as connections do
 	ReasonReset          Reason = "reset"               // ended by a RST of either end
 	ReasonTrustRemoved   Reason = "trust_removed"       // the peer's root is no longer trusted
+	ReasonDeparted       Reason = "destination_left"    // an enrolled workload had the address until lately; nobody is known to have it
 	ReasonUnknownTarget  Reason = "unknown_destination" // the mesh does not know the local pod (inbound)
 )
 

@@ -371,3 +371,34 @@ func flowAt(t testing.TB, m *labtest.Mesh, node string, q *adminv1.FlowsRequest,
 	})
 	return found
 }
+
+func TestADeletedPodsAddressIsNotDialledInPlaintext(t *testing.T) {
+	m := up(t, town(meshed, ""))
+	m.Tap(canary)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	pay := bothOf(t, m, "shop/pay")
+	awaitPings(t, m, "shop/web", pay...)
+	apply(t, m, func() { must(t, m.RemovePod(ctx, "shop/pay")) })
+	for _, to := range pay {
+		mustRefuse(t, m, "shop/web", to)
+		f := m.AwaitFlow("flow to the deleted pod's address", &adminv1.FlowsRequest{From: "shop/web", To: to.Addr().String()},
+			func(f *adminv1.Flow) bool { return f.Dst.Workload == "" })
+		if f.Verdict != "failed" || f.Reason != "destination_left" {
+			t.Errorf("flow is %s, %s", f.Verdict, f.Reason)
+		}
+	}
+	load(t, m, "shop/web", pay...) // all the while that the addresses change hands
+	if _, err := m.AddPod(ctx, []byte(strings.Split(strings.TrimPrefix(podYAML("shop/heir", "n2"), "\n---"), "\n---")[0])); err != nil {
+		t.Fatal(err)
+	}
+	if got := bothOf(t, m, "shop/heir"); got[0] != pay[0] {
+		t.Fatalf("the new pod has %s, not the old pod's address %s", got[0], pay[0])
+	}
+	awaitPings(t, m, "shop/web", pay...)
+	for _, f := range m.Flows(&adminv1.FlowsRequest{From: "shop/web", Verdict: "forwarded", Last: 1000}) {
+		if f.Security != "mtls" {
+			t.Errorf("a connection was %s: %v", f.Security, f)
+		}
+	}
+}

@@ -41,8 +41,8 @@ spec:
   nodeName: %[3]s
   serviceAccountName: %[2]s
   containers:
-  - {name: http, image: warren.dev/sample, args: [http, --name, %[2]s, --port, "8080"]}
-  - {name: echo, image: warren.dev/sample, args: [tcp, --mode, echo, --port, "9000", --port, "9001"]}
+  - {name: http, image: warren.dev/sample, args: [http, --name, %[2]s, --port, "8080"], env: &quick [{name: GORACE, value: atexit_sleep_ms=0}]}
+  - {name: echo, image: warren.dev/sample, args: [tcp, --mode, echo, --port, "9000", --port, "9001"], env: *quick}
 ---
 apiVersion: v1
 kind: Service
