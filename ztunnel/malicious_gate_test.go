@@ -75,8 +75,26 @@ func TestTunnelsOfAnExpiredCertificateTakeNoNewStream(t *testing.T) {
 	if again := tns.inRound(key, now.Add(3*time.Minute)); again != second || tns.newest(second).connect != 0 {
 		t.Errorf("a straggler of the first round made it %v with %v", again, tns.newest(second))
 	}
-	if other := tns.inRound(tunnelKey{pod: "b"}, now); other.round != 0 {
-		t.Errorf("another key is in round %d", other.round)
+	if other := tns.inRound(tunnelKey{pod: "b"}, now); other.round == first.round || other.round == second.round {
+		t.Errorf("another key is in round %d, as one before", other.round)
+	}
+}
+
+func TestWhatIsKnownOfDestinationsIsBounded(t *testing.T) {
+	tns := &tunnels{dialled: map[tunnelKey]round{}}
+	now := time.Now()
+	addr := netip.MustParseAddr("fd00::1")
+	seen := map[uint32]bool{}
+	for range maxDialled + 100 {
+		key := tns.inRound(tunnelKey{pod: "a", to: addr}, now)
+		if seen[key.round] {
+			t.Fatalf("round %d was given twice", key.round)
+		}
+		seen[key.round] = true
+		addr = addr.Next()
+	}
+	if len(tns.dialled) != maxDialled {
+		t.Errorf("%d destinations are remembered, want %d", len(tns.dialled), maxDialled)
 	}
 }
 

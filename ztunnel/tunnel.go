@@ -41,6 +41,7 @@ type tunnels struct {
 	mu      sync.Mutex
 	live    map[*tunnel]struct{}
 	dialled map[tunnelKey]round // by key without its round
+	rounds  uint32              // the last number given
 	judged  *identity.Bundle    // the bundle that all of live were last judged by
 }
 
@@ -165,12 +166,28 @@ func (t *tunnels) inRound(key tunnelKey, now time.Time) tunnelKey {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r, ok := t.dialled[key]
-	if ok && !r.until.IsZero() && now.After(r.until) {
-		r = round{number: r.number + 1}
-		t.dialled[key] = r
+	if !ok || !r.until.IsZero() && now.After(r.until) {
+		t.rounds++
+		r = round{number: t.rounds}
+		t.remember(key, r)
 	}
 	key.round = r.number
 	return key
+}
+
+// maxDialled bounds what is known of destinations. One that is forgotten gets a new tunnel next time, as no number of a
+// round is used twice.
+const maxDialled = 16384
+
+// remember notes a key's round. Caller holds mu.
+func (t *tunnels) remember(key tunnelKey, r round) {
+	for k := range t.dialled {
+		if len(t.dialled) < maxDialled {
+			break
+		}
+		delete(t.dialled, k)
+	}
+	t.dialled[key] = r
 }
 
 // note remembers a tunnel that was dialled.

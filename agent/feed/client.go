@@ -20,7 +20,7 @@ import (
 
 const (
 	minBackoff = 100 * time.Millisecond
-	maxBackoff = 10 * time.Second
+	maxBackoff = 4 * time.Second
 )
 
 // DialOptions are what the connection to the controller needs besides credentials: updates may be as large as
@@ -71,7 +71,7 @@ type Client struct {
 	status Status
 
 	resync bool          // ask for everything at the next connection; only Run's goroutine uses it
-	save   chan struct{} // wakes the saver, holds at most one
+	save   chan struct{} // wakes the saver, holds at most one; closed when Run ends, which is once
 }
 
 // New returns a client whose store holds what the state file has. A file that is damaged or absent is an empty state
@@ -113,8 +113,8 @@ func (c *Client) note(f func(*Status)) {
 // It returns ctx's error.
 func (c *Client) Run(ctx context.Context) error {
 	saved := make(chan struct{})
-	go func() { defer close(saved); c.saver(ctx) }()
-	defer func() { <-saved }()
+	go func() { defer close(saved); c.saver() }()
+	defer func() { close(c.save); <-saved }() // only once nobody applies updates any more
 
 	if s := c.store.Load(); s.Version > 0 {
 		if err := c.cfg.Enforce(ctx, s); err != nil {
@@ -241,27 +241,14 @@ func (c *Client) enforced(s *State) {
 	})
 }
 
-// saver writes the state file after updates, the newest state only, and once more at the end if one is due.
-func (c *Client) saver(ctx context.Context) {
-	for {
-		done := false
-		select {
-		case <-c.save:
-		case <-ctx.Done():
-			select {
-			case <-c.save:
-				done = true
-			default:
-				return
-			}
+// saver writes the state file after updates, the newest state only, until save is closed.
+func (c *Client) saver() {
+	for range c.save {
+		if c.cfg.StateFile == "" {
+			continue
 		}
-		if c.cfg.StateFile != "" {
-			if err := saveState(c.cfg.StateFile, c.store.Load()); err != nil {
-				c.cfg.Log.Error("the last good state was not kept", "file", c.cfg.StateFile, "err", err)
-			}
-		}
-		if done {
-			return
+		if err := saveState(c.cfg.StateFile, c.store.Load()); err != nil {
+			c.cfg.Log.Error("the last good state was not kept", "file", c.cfg.StateFile, "err", err)
 		}
 	}
 }

@@ -51,6 +51,9 @@ func run(m *testing.M, root string) int {
 		return 1
 	}
 	binDir = dir
+	if raceEnabled { // else every process lingers for a second when it ends
+		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
+	}
 	return m.Run()
 }
 
@@ -86,6 +89,7 @@ func Up(tb testing.TB, manifests string, edit ...func(*lab.Options)) *Mesh {
 	}
 	m.Lab = l
 	tb.Cleanup(func() {
+		m.scanLogs()
 		if tb.Failed() {
 			m.printLogs()
 		}
@@ -115,6 +119,23 @@ func (m *Mesh) Remove(name string) {
 	m.tb.Helper()
 	if err := os.Remove(filepath.Join(m.Dir, name)); err != nil {
 		m.tb.Fatal(err)
+	}
+}
+
+// scanLogs fails the test if a binary raced or panicked, whatever the test itself saw.
+func (m *Mesh) scanLogs() {
+	info, err := m.Info()
+	if err != nil {
+		return
+	}
+	logs, _ := filepath.Glob(filepath.Join(info.Dir, "logs", "*.log"))
+	for _, f := range logs {
+		raw, err := os.ReadFile(f)
+		for _, bad := range []string{"DATA RACE", "panicked", "goroutine 1 ["} {
+			if err == nil && bytes.Contains(raw, []byte(bad)) {
+				m.tb.Errorf("%s says %q", filepath.Base(f), bad)
+			}
+		}
 	}
 }
 
