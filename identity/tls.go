@@ -97,11 +97,11 @@ func Client(get GetSVID, bundle GetBundle, authorize AuthorizeFunc) *tls.Config 
 // Go's, which offer X25519MLKEM768 first and work in FIPS mode.
 func base(bundle GetBundle, usage x509.ExtKeyUsage, authorize AuthorizeFunc) *tls.Config {
 	return &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{protocol},
-		SessionTicketsDisabled: true,
+		MinVersion:                  tls.VersionTLS13,
+		NextProtos:                  []string{protocol},
+		SessionTicketsDisabled:      true,
 		DynamicRecordSizingDisabled: true, // tunnels live long: full records from the start
-		InsecureSkipVerify:     true, // host names mean nothing here: VerifyConnection checks the SPIFFE id
+		InsecureSkipVerify:          true, // host names mean nothing here: VerifyConnection checks the SPIFFE id
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if err := checkSession(state); err != nil {
 				return err
