@@ -56,8 +56,8 @@ generate-check: generate ## fail if committed generated code is not what its sou
 	git diff --exit-code -- '*.pb.go' '*_bpfel.go' '*_bpfel.o'
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (default 5s)
-	hack/fuzz.sh $(or $(FUZZTIME),5s)
+fuzz: ## run every fuzz target on FUZZTIME inputs (default 10000x)
+	hack/fuzz.sh $(or $(FUZZTIME),10000x)
 
 .PHONY: race
 race: ## the tests with the race detector, agents and controller included
