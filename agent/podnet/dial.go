@@ -74,7 +74,8 @@ func (p *Pod) stockFor(a netip.Addr) *stock {
 	return p.stocks[1]
 }
 
-func control(conn *net.TCPConn, f func(fd int) error) error {
+// control runs f on the fd of a connection or a listener.
+func control(conn syscall.Conn, f func(fd int) error) error {
 	rc, err := conn.SyscallConn()
 	if err != nil {
 		return err

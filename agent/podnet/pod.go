@@ -185,7 +185,7 @@ func (p *Pod) listen(ctx context.Context) error {
 				return fmt.Errorf("listen in pod: %w", err)
 			}
 			*r.into = append(*r.into, l)
-			if err := controlListener(l, func(fd int) error { return p.slot.Listen(r.role, fd, family.v6) }); err != nil {
+			if err := control(l, func(fd int) error { return p.slot.Listen(r.role, fd, family.v6) }); err != nil {
 				return err
 			}
 		}
@@ -204,18 +204,6 @@ func (p *Pod) listenOne(ctx context.Context, network, addr string) (l *net.TCPLi
 		return err
 	})
 	return l, err
-}
-
-func controlListener(l *net.TCPListener, f func(fd int) error) error {
-	rc, err := l.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var ferr error
-	if err := rc.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
-		return err
-	}
-	return ferr
 }
 
 // Enroll opens the way: the pod's connections reach the listeners from now on. Whoever accepts must be ready.
