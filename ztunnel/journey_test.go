@@ -46,14 +46,26 @@ func serve(t *testing.T, ns *nettest.NS, port int, handle func(*net.TCPConn)) {
 
 func dial(t *testing.T, ns *nettest.NS, dst netip.AddrPort) *net.TCPConn {
 	t.Helper()
+	c, err := tryDial(t, ns, dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// tryDial is dial for connections that may be refused: the RST may arrive before connect has returned, or after.
+func tryDial(t *testing.T, ns *nettest.NS, dst netip.AddrPort) (*net.TCPConn, error) {
+	t.Helper()
 	var conn net.Conn
-	ns.Do(t, func() (err error) {
+	if err := ns.Run(func() (err error) {
 		conn, err = net.DialTimeout("tcp", dst.String(), 3*time.Second)
 		return err
-	})
+	}); err != nil {
+		return nil, err
+	}
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	return conn.(*net.TCPConn)
+	return conn.(*net.TCPConn), nil
 }
 
 var shop = []meshtest.Spec{

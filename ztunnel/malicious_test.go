@@ -81,7 +81,11 @@ func intrude(t *testing.T, from *nettest.NS, to netip.Addr, config *tls.Config) 
 
 func tryIntrude(t *testing.T, from *nettest.NS, to netip.Addr, config *tls.Config) (*rawH2, error) {
 	t.Helper()
-	c := tls.Client(dial(t, from, netip.AddrPortFrom(to, ztunnel.TunnelPort)), config)
+	raw, err := tryDial(t, from, netip.AddrPortFrom(to, ztunnel.TunnelPort))
+	if err != nil {
+		return nil, err
+	}
+	c := tls.Client(raw, config)
 	if err := c.Handshake(); err != nil {
 		return nil, err
 	}

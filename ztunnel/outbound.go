@@ -66,6 +66,7 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failur
 	if err != nil {
 		return fail(ReasonNotCaptured, err)
 	}
+	start := time.Now()
 	world := p.cfg.World.Load()
 	self := world.Mesh.Workload(k.pod.UID)
 	if self == nil {
@@ -75,10 +76,9 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failur
 	if err != nil {
 		return fail(ReasonUnknownSource, err)
 	}
-	start := time.Now()
 	way, missing := p.find(world.Mesh, self, dst)
 	k.set(func(r *Record) {
-		r.Start = r.Start.Add(-ago)
+		r.Start = start.Add(-ago)
 		r.Src.Workload, r.Src.ID = self, id
 		r.Src.Addr = k.pod.Sockets.Source(r.Src.Addr)
 		r.Dst.Addr = dst
