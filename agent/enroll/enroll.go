@@ -120,7 +120,7 @@ func (e *Enroller) Run(ctx context.Context) error {
 	first := true
 	for {
 		changed := e.cfg.World.Changed()
-		e.reconcile(ctx, first)
+		e.reconcile(ctx)
 		if first {
 			first = false
 			if err := e.retain(); err != nil {

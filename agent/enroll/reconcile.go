@@ -47,7 +47,7 @@ func plan(node string, w *mesh.Workload, captured bool, has identity.ID) step {
 }
 
 // reconcile brings every registered pod to where the world wants it. One pod's failure is its own.
-func (e *Enroller) reconcile(ctx context.Context, first bool) {
+func (e *Enroller) reconcile(ctx context.Context) {
 	world := e.cfg.World.Load()
 	e.mu.Lock()
 	all := make([]*pod, 0, len(e.pods))

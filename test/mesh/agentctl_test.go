@@ -121,6 +121,7 @@ func TestFlowsFilterWhatTheWholeMeshSaw(t *testing.T) {
 
 func TestFlowsFollowShowsConnectionsAsTheyOpenAndEnd(t *testing.T) {
 	m := up(t, town(meshed, ""))
+	m.Tap(canary)
 	for name, socket := range map[string]string{"controller": m.ControllerSocket(), "agent": m.AgentSocket("n2")} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.Command(filepath.Join(labtest.BinDir(), "agentctl"), "--socket", socket, "flows", "-f", "-o", "json", "--reporter", "inbound")

@@ -102,6 +102,7 @@ func (a attempt) check(t *testing.T, m *labtest.Mesh) {
 
 func TestAuditedConnectionsPassAndAreMarked(t *testing.T) {
 	m := up(t, city())
+	m.Tap(canary)
 	apply(t, m, func() {
 		m.Write("policy.yaml", authzYAML("shop", "watch", "{"+toPay+`, action: AUDIT, rules: [{from: [{source: {namespaces: [shop]}}]}]}`))
 	})
@@ -156,6 +157,7 @@ func TestAPolicyEndsTheConnectionsThatItForbidsAndNoOther(t *testing.T) {
 
 func TestABadPolicyIsRejectedAndTheLastGoodOneStays(t *testing.T) {
 	m := up(t, city())
+	m.Tap(canary)
 	to := at(t, m, "shop/pay", false, 9000)
 	apply(t, m, func() {
 		m.Write("policy.yaml", authzYAML("shop", "only-cart", "{"+toPay+`, rules: [{from: [{source: {serviceAccounts: [cart]}}]}]}`))
