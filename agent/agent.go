@@ -3,6 +3,7 @@
 //
 //	feed      what the mesh looks like, from the controller; the last good state over restarts
 //	enroll    which pods of this node are captured
+//	procpods  pods that run already, from /proc
 //	podnet    sockets inside their network namespaces
 //	observe   connection records → log, metrics, flows
 //	admin     what agentctl and a CNI plug-in ask, on a unix socket
@@ -29,6 +30,7 @@ import (
 	"github.com/warren-mesh/warren/agent/feed"
 	"github.com/warren-mesh/warren/agent/observe"
 	"github.com/warren-mesh/warren/agent/podnet"
+	"github.com/warren-mesh/warren/agent/procpods"
 	"github.com/warren-mesh/warren/agent/relay"
 	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/api/meshv1"
@@ -46,7 +48,8 @@ type Config struct {
 	Controller string
 	// TrustBundle is a PEM file with the roots that vouch for the controller, used until the controller sends more.
 	TrustBundle string
-	// JoinTokenFile proves the node's name once; empty if the state directory has the node's SVID.
+	// JoinTokenFile proves the node's name once: a join token, or on Kubernetes the token of the agent's service account.
+	// Empty if the state directory has the node's SVID.
 	JoinTokenFile string
 	// StateDir keeps the last good state, SVIDs and the pod registry; on a tmpfs, as it holds keys.
 	StateDir string
@@ -54,8 +57,10 @@ type Config struct {
 	Socket string
 	// PinDir is this agent's directory on a bpffs.
 	PinDir string
-	// CgroupRoot is the cgroup v2 hierarchy; empty finds it.
+	// CgroupRoot is the cgroup v2 hierarchy, or a hybrid host's directory that has it as "unified"; empty finds it.
 	CgroupRoot string
+	// ProcDir is the node's /proc, in which pods that run already are looked for; empty looks for none.
+	ProcDir string
 	// MetricsListen serves /metrics, /healthz and /readyz; empty serves none.
 	MetricsListen string
 	// EncryptSameNode tunnels between pods of this node too.
@@ -161,13 +166,9 @@ func readBundle(path, trustDomain string) (*identity.Bundle, error) {
 
 // dataPath loads the capture and builds what serves captured connections.
 func (a *Agent) dataPath() error {
-	root := a.cfg.CgroupRoot
-	if root == "" {
-		found, err := bpf.CgroupRoot()
-		if err != nil {
-			return err
-		}
-		root = found
+	root, err := bpf.CgroupRoot(a.cfg.CgroupRoot)
+	if err != nil {
+		return err
 	}
 	capture, err := bpf.Open(bpf.Config{PinDir: a.cfg.PinDir, CgroupRoot: root, Log: a.cfg.Log})
 	if err != nil {
@@ -183,8 +184,17 @@ func (a *Agent) dataPath() error {
 	a.enroller, err = enroll.New(enroll.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.StateDir, World: a.world, Capture: capture, Thread: a.thread,
 		Proxy: a.proxy, Certs: certs, Log: a.cfg.Log,
+		Followed: func() bool { return a.feed.Status().Connected }, Finder: finder(a.cfg.ProcDir),
 	})
 	return err
+}
+
+// finder looks for running pods where container runtimes keep them, or nowhere without a /proc.
+func finder(proc string) enroll.Finder {
+	if proc == "" {
+		return nil
+	}
+	return procpods.Finder{Proc: proc, NetnsDirs: []string{"/run/netns", "/var/run/netns"}}
 }
 
 func worldOf(s *feed.State) *ztunnel.World { return &ztunnel.World{Mesh: s.Mesh, Policies: s.Policies} }

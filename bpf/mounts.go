@@ -5,14 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// CgroupRoot returns where the cgroup v2 hierarchy is mounted: /sys/fs/cgroup, or on a hybrid host
-// /sys/fs/cgroup/unified.
-func CgroupRoot() (string, error) {
+// CgroupRoot returns the cgroup v2 hierarchy: at `at`, or for a hybrid host in `unified` below it. An empty `at` looks
+// among this process's mounts, for /sys/fs/cgroup or /sys/fs/cgroup/unified.
+func CgroupRoot(at string) (string, error) {
+	if at == "" {
+		return mountedCgroup2()
+	}
+	for _, dir := range []string{at, filepath.Join(at, "unified")} {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("find cgroup v2: neither %s nor %s/unified is one: mount it, or boot with systemd.unified_cgroup_hierarchy=1", at, at)
+}
+
+func mountedCgroup2() (string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return "", fmt.Errorf("find cgroup v2: %w", err)

@@ -35,13 +35,21 @@ func (c *Controller) assemble() error {
 	c.publisher = publish.New(c.epoch)
 	c.state = newState(c.publisher, c.authority, c.cfg)
 	c.metrics = newMetrics(c)
-	tokens, err := attest.OpenTokens(TokenFile(c.cfg.StateDir), nil)
-	if err != nil {
-		return err
+	attestor := c.cfg.Attestor
+	if attestor == nil {
+		tokens, err := attest.OpenTokens(TokenFile(c.cfg.StateDir), nil)
+		if err != nil {
+			return err
+		}
+		attestor = tokens
 	}
-	signer, err := ca.NewServer(ca.ServerConfig{
-		Authority: c.authority, Attestor: tokens, Directory: c.state, Log: c.cfg.Log, Registerer: c.metrics.registry,
-	})
+	server := ca.ServerConfig{
+		Authority: c.authority, Attestor: attestor, Directory: c.state, Log: c.cfg.Log, Registerer: c.metrics.registry,
+	}
+	if c.cfg.KnownNodesOnly {
+		server.NodeAllowed = c.state.hasNode
+	}
+	signer, err := ca.NewServer(server)
 	if err != nil {
 		return err
 	}

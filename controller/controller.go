@@ -41,7 +41,7 @@ type Controller struct {
 	authority *ca.Authority
 	self      *selfSigner
 	state     *state
-	watcher   *manifest.Watcher
+	source    Source
 	publisher *publish.Publisher
 	watchers  *publish.Server
 	hub       *relay.Hub
@@ -51,7 +51,7 @@ type Controller struct {
 	admins   *grpc.Server
 	http     *http.Server
 	agentsL  net.Listener
-	adminsL  net.Listener
+	adminsL  []net.Listener // the socket, and TCP if wanted
 	metricsL net.Listener
 }
 
@@ -97,13 +97,15 @@ func (c *Controller) open() error {
 	if c.self, err = newSelfSigner(c.authority, c.cfg.Log); err != nil {
 		return err
 	}
-	c.watcher = manifest.NewWatcher(manifest.Config{Roots: c.cfg.Manifests, StatusRoots: c.cfg.StatusManifests, KeepDir: kept}, c.cfg.Log)
+	if c.source = c.cfg.Source; c.source == nil {
+		c.source = manifest.NewWatcher(manifest.Config{Roots: c.cfg.Manifests, StatusRoots: c.cfg.StatusManifests, KeepDir: kept}, c.cfg.Log)
+	}
 	return writeBundle(filepath.Join(c.cfg.StateDir, "bundle.pem"), c.authority.Roots())
 }
 
 // close releases what was bound.
 func (c *Controller) close() {
-	for _, l := range []net.Listener{c.agentsL, c.adminsL, c.metricsL} {
+	for _, l := range append(c.adminsL, c.agentsL, c.metricsL) {
 		if l != nil {
 			_ = l.Close()
 		}
@@ -115,8 +117,17 @@ func (c *Controller) bind() (err error) {
 	if c.agentsL, err = net.Listen("tcp", c.cfg.Listen); err != nil {
 		return fmt.Errorf("controller: listen for agents: %w", err)
 	}
-	if c.adminsL, err = listenAdmin(c.cfg.AdminSocket, c.cfg.Log); err != nil {
+	socket, err := listenAdmin(c.cfg.AdminSocket, c.cfg.Log)
+	if err != nil {
 		return fmt.Errorf("controller: listen for agentctl: %w", err)
+	}
+	c.adminsL = []net.Listener{socket}
+	if c.cfg.AdminListen != "" {
+		l, err := listenLoopback(c.cfg.AdminListen)
+		if err != nil {
+			return fmt.Errorf("controller: listen for agentctl: %w", err)
+		}
+		c.adminsL = append(c.adminsL, l)
 	}
 	if c.cfg.MetricsListen == "" {
 		return nil
@@ -129,6 +140,9 @@ func (c *Controller) bind() (err error) {
 
 // AgentsAddr is where agents connect.
 func (c *Controller) AgentsAddr() net.Addr { return c.agentsL.Addr() }
+
+// Handler serves /metrics, /healthz and /readyz, for a server of the caller's.
+func (c *Controller) Handler() http.Handler { return c.http.Handler }
 
 // MetricsAddr is where metrics are served, nil if they are not.
 func (c *Controller) MetricsAddr() net.Addr {
@@ -143,10 +157,12 @@ func (c *Controller) Run(ctx context.Context) error {
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.self.run(gctx) })
 	group.Go(func() error {
-		return c.watcher.Run(gctx, func(r manifest.Result) { c.state.take(r) })
+		return c.source.Run(gctx, func(r manifest.Result) { c.state.take(r) })
 	})
 	group.Go(func() error { return serving("agents", c.agents.Serve(c.agentsL)) })
-	group.Go(func() error { return serving("agentctl", c.admins.Serve(c.adminsL)) })
+	for _, l := range c.adminsL {
+		group.Go(func() error { return serving("agentctl", c.admins.Serve(l)) })
+	}
 	if c.metricsL != nil {
 		group.Go(func() error { return serving("metrics", c.http.Serve(c.metricsL)) })
 	}

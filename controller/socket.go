@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -40,6 +41,16 @@ func listenAdmin(path string, log *slog.Logger) (net.Listener, error) {
 		return nil, errors.Join(err, l.Close(), os.Remove(tmp))
 	}
 	return &ownerListener{UnixListener: l, log: log}, nil
+}
+
+// listenLoopback listens for agentctl on TCP. Whoever reaches the address may ask everything, so it must be one that only
+// this machine reaches; in a pod that is its own network namespace, which a port-forward enters.
+func listenLoopback(address string) (net.Listener, error) {
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil || !addr.Addr().IsLoopback() {
+		return nil, fmt.Errorf("%q is not a loopback address with a port, such as 127.0.0.1:15013", address)
+	}
+	return net.Listen("tcp", address)
 }
 
 // ownerListener accepts connections of root and of its own user.

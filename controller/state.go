@@ -22,10 +22,12 @@ type state struct {
 	publisher *publish.Publisher
 	bundle    *meshv1.Resource
 	options   compile.Options
+	leaving   func() bool
 	log       *slog.Logger
 
 	mu     sync.RWMutex
 	output *compile.Output
+	left   bool     // output was compiled for a mesh that leaves
 	bad    []string // rejected manifests, and why the newest state was not compiled
 }
 
@@ -34,7 +36,7 @@ func newState(p *publish.Publisher, authority *ca.Authority, cfg Config) *state 
 	for _, root := range authority.Roots() {
 		bundle.Roots = append(bundle.Roots, root.Raw)
 	}
-	s := &state{publisher: p, bundle: resource.Bundle(bundle), options: compile.Options{TrustDomain: cfg.TrustDomain}, log: cfg.Log}
+	s := &state{publisher: p, bundle: resource.Bundle(bundle), options: compile.Options{TrustDomain: cfg.TrustDomain, ClusterDomain: cfg.ClusterDomain, RootNamespace: cfg.RootNamespace}, leaving: cfg.Leaving, log: cfg.Log}
 	s.output = compile.Empty()
 	return s
 }
@@ -49,7 +51,9 @@ func (s *state) take(r manifest.Result) {
 		s.note(append(bad, "nothing is published before every folder of manifests could be read once; agents keep what they have"))
 		return
 	}
-	out, err := compile.Compile(r.Objects, s.options)
+	options := s.options
+	options.Leaving = s.leaving()
+	out, err := compile.Compile(r.Objects, options)
 	if err != nil {
 		s.note(append(bad, err.Error()+"; what was published before stays in force"))
 		return
@@ -59,6 +63,7 @@ func (s *state) take(r manifest.Result) {
 	logNew(s.log, "manifest object was left out or changed", s.output.Problems, out.Problems)
 	s.output = out
 	s.mu.Unlock()
+	defer s.markLeft(options.Leaving)
 
 	resources := maps.Clone(out.Resources)
 	resources[s.bundle.GetKey()] = s.bundle
@@ -71,6 +76,20 @@ func (s *state) take(r manifest.Result) {
 	if version != before {
 		s.log.Info("published", "version", version, "resources", len(resources), "ignored", len(r.Ignored), "took", time.Since(started))
 	}
+}
+
+// markLeft notes, once a state is published, whether it was one of a mesh that leaves.
+func (s *state) markLeft(leaving bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = leaving
+}
+
+// leavePublished tells whether agents were told that the mesh leaves.
+func (s *state) leavePublished() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.left
 }
 
 // note keeps what was rejected and logs what is new.
@@ -115,4 +134,19 @@ func (s *state) Workload(uid string) (ca.Record, bool) {
 		return ca.Record{}, false
 	}
 	return ca.Record{Node: w.Node, ID: id, Enrolled: w.Enrolled}, true
+}
+
+// hasNode tells whether a node is there, for renewing its certificate.
+func (s *state) hasNode(name string) bool {
+	_, ok := slices.BinarySearch(s.compiled().Nodes, name)
+	return ok
+}
+
+// nodeOf returns the node of a pod, by its uid, for agents that prove to be a node by their pod.
+func (s *state) nodeOf(uid string) (string, bool) {
+	w := s.compiled().Decoded.Mesh.Workload(mesh.UID(uid))
+	if w == nil {
+		return "", false
+	}
+	return w.Node, true
 }

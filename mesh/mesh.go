@@ -69,6 +69,19 @@ func (m MTLS) ModeOf(port uint16) MTLSMode {
 	return m.Default
 }
 
+// Settings are the mesh's own, beside workloads and services.
+type Settings struct {
+	Namespaces map[string]Namespace
+	// Leaving is true while the mesh is being taken away.
+	Leaving bool
+}
+
+// Namespace is what is known about one namespace.
+type Namespace struct {
+	// Enrolled is true if its pods are in the mesh unless they say otherwise.
+	Enrolled bool
+}
+
 // Service is a name with virtual addresses and endpoints behind them.
 type Service struct {
 	Namespace      string

@@ -17,9 +17,11 @@ type Snapshot struct {
 	workloads map[UID]*Workload
 	byAddr    map[netip.Addr]*Workload
 	byName    map[string]*Workload
+	byNode    map[string][]*Workload
 	services  map[string]*Service
 	byVIP     map[netip.Addr]*Service
 	byHost    map[string]*Service
+	settings  Settings
 }
 
 // ErrInconsistent is wrapped by every error of NewSnapshot.
@@ -34,6 +36,7 @@ func NewSnapshot(epoch string, version uint64, workloads []*Workload, services [
 		workloads: make(map[UID]*Workload, len(workloads)),
 		byAddr:    make(map[netip.Addr]*Workload, len(workloads)),
 		byName:    make(map[string]*Workload, len(workloads)),
+		byNode:    make(map[string][]*Workload),
 		services:  make(map[string]*Service, len(services)),
 		byVIP:     make(map[netip.Addr]*Service, len(services)),
 		byHost:    make(map[string]*Service, len(services)),
@@ -63,6 +66,7 @@ func (s *Snapshot) addWorkload(w *Workload) error {
 	}
 	s.workloads[w.UID] = w
 	s.byName[w.FullName()] = w
+	s.byNode[w.Node] = append(s.byNode[w.Node], w)
 	if w.HostNetwork {
 		return nil // its address is its node's, which says nothing about who it is
 	}
@@ -103,6 +107,22 @@ func checkAddr(a netip.Addr) error {
 	return nil
 }
 
+// WithSettings returns the snapshot with other settings, which it takes ownership of.
+func (s *Snapshot) WithSettings(settings Settings) *Snapshot {
+	out := *s
+	out.settings = settings
+	return &out
+}
+
+// Leaving tells whether the mesh is being taken away.
+func (s *Snapshot) Leaving() bool { return s.settings.Leaving }
+
+// Namespace returns what is known about a namespace; false if nothing is.
+func (s *Snapshot) Namespace(name string) (Namespace, bool) {
+	n, ok := s.settings.Namespaces[name]
+	return n, ok
+}
+
 // Workload returns the workload with this UID, or nil.
 func (s *Snapshot) Workload(uid UID) *Workload { return s.workloads[uid] }
 
@@ -111,6 +131,9 @@ func (s *Snapshot) WorkloadAt(a netip.Addr) *Workload { return s.byAddr[a.Unmap(
 
 // WorkloadNamed returns the workload called "<namespace>/<name>", or nil.
 func (s *Snapshot) WorkloadNamed(fullName string) *Workload { return s.byName[fullName] }
+
+// OnNode returns the workloads of one node, which callers must not change.
+func (s *Snapshot) OnNode(node string) []*Workload { return s.byNode[node] }
 
 // ServiceAt returns the service that has this virtual address, or nil.
 func (s *Snapshot) ServiceAt(a netip.Addr) *Service { return s.byVIP[a.Unmap()] }

@@ -24,7 +24,7 @@ import (
 	"github.com/warren-mesh/warren/ztunnel"
 )
 
-// Config is what an Enroller needs; every field is required.
+// Config is what an Enroller needs; every field is required but Finder.
 type Config struct {
 	Node     string
 	StateDir string
@@ -34,6 +34,16 @@ type Config struct {
 	Proxy    *ztunnel.Proxy
 	Certs    Certs
 	Log      *slog.Logger
+	// Followed tells whether the controller is followed now.
+	Followed func() bool
+	// Finder finds pods that ran before anybody announced them; nil finds none.
+	Finder Finder
+}
+
+// Finder finds the network namespaces of running pods.
+type Finder interface {
+	// Find returns a path for each pod whose network namespace it found.
+	Find(uids []mesh.UID) (map[mesh.UID]string, error)
 }
 
 // Certs is what enrolling needs of the identity manager.
@@ -46,6 +56,8 @@ type Certs interface {
 const (
 	// addTimeout is how long Add waits for the controller to know the pod, and for its enrolment.
 	addTimeout = 10 * time.Second
+	// aloneTimeout is how long Add waits for a controller that is not followed.
+	aloneTimeout = time.Second
 	// svidWait is how long enrolling waits for the pod's first SVID. Without one it is enrolled all the same, and
 	// its connections are refused with a reason.
 	svidWait = 3 * time.Second
@@ -64,8 +76,10 @@ type Enroller struct {
 	kick  chan struct{} // capacity 1
 	tasks sync.WaitGroup
 
-	mu   sync.Mutex
-	pods map[mesh.UID]*pod
+	mu     sync.Mutex
+	pods   map[mesh.UID]*pod
+	looked time.Time         // when Finder was asked last
+	lost   map[mesh.UID]bool // enrolled pods of this node that have addresses and were not found
 }
 
 // pod is one registered pod. Only reconcile changes net and state, under Enroller.mu.
@@ -120,6 +134,8 @@ func (e *Enroller) Run(ctx context.Context) error {
 	first := true
 	for {
 		changed := e.cfg.World.Changed()
+		e.forgetGone()
+		e.discover()
 		e.reconcile(ctx)
 		if first {
 			first = false
@@ -181,6 +197,7 @@ func (e *Enroller) Add(ctx context.Context, reg Registration) (State, error) {
 }
 
 func (e *Enroller) await(ctx context.Context, p *pod) (State, error) {
+	alone := time.After(aloneTimeout)
 	for {
 		e.mu.Lock()
 		state, reason, changed := p.state, p.reason, p.changed
@@ -190,13 +207,28 @@ func (e *Enroller) await(ctx context.Context, p *pod) (State, error) {
 		}
 		select {
 		case <-changed:
-		case <-ctx.Done():
-			if state == Unknown {
-				return "", fmt.Errorf("add pod %s: %w (uid %s)", p.reg.fullName(), ErrUnknownPod, p.reg.UID)
+		case <-alone:
+			if state == Unknown && !e.cfg.Followed() && e.outside(p.reg) {
+				return Unmanaged, nil
 			}
-			return "", fmt.Errorf("add pod %s: still %s: %s", p.reg.fullName(), state, reason)
+		case <-ctx.Done():
+			switch {
+			case state != Unknown:
+				return "", fmt.Errorf("add pod %s: still %s: %s", p.reg.fullName(), state, reason)
+			case e.outside(p.reg):
+				return Unmanaged, nil
+			}
+			return "", fmt.Errorf("add pod %s: %w (uid %s)", p.reg.fullName(), ErrUnknownPod, p.reg.UID)
 		}
 	}
+}
+
+// outside tells whether a pod of which nothing is known is in a namespace that is known not to be in the mesh. Such a pod
+// runs: a controller that is away must not keep the rest of the cluster from starting pods. Should it have a label of its
+// own, it is captured once the controller says so.
+func (e *Enroller) outside(reg Registration) bool {
+	ns, ok := e.cfg.World.Load().Mesh.Namespace(reg.Namespace)
+	return ok && !ns.Enrolled
 }
 
 // Remove forgets a pod whose network namespace goes away. Its open connections end.

@@ -72,7 +72,7 @@ func (x MTLS_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MTLS_Mode.Descriptor instead.
 func (MTLS_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{7, 0}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type AuthorizationPolicy_Action int32
@@ -124,7 +124,7 @@ func (x AuthorizationPolicy_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AuthorizationPolicy_Action.Descriptor instead.
 func (AuthorizationPolicy_Action) EnumDescriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{11, 0}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type WatchRequest struct {
@@ -473,7 +473,8 @@ func (x *Update) GetCompiledUnixNano() int64 {
 	return 0
 }
 
-// Resource is one object under its key: workload/<uid>, service/<ns>/<name>, policy/<ns>/<name>, bundle/<trust domain>.
+// Resource is one object under its key: workload/<uid>, service/<ns>/<name>, policy/<ns>/<name>, bundle/<trust domain>,
+// namespace/<name>, settings/mesh.
 type Resource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -483,6 +484,8 @@ type Resource struct {
 	//	*Resource_Service
 	//	*Resource_Policy
 	//	*Resource_Bundle
+	//	*Resource_Namespace
+	//	*Resource_Settings
 	Kind          isResource_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -568,6 +571,24 @@ func (x *Resource) GetBundle() *TrustBundle {
 	return nil
 }
 
+func (x *Resource) GetNamespace() *Namespace {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_Namespace); ok {
+			return x.Namespace
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetSettings() *Settings {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_Settings); ok {
+			return x.Settings
+		}
+	}
+	return nil
+}
+
 type isResource_Kind interface {
 	isResource_Kind()
 }
@@ -588,6 +609,14 @@ type Resource_Bundle struct {
 	Bundle *TrustBundle `protobuf:"bytes,5,opt,name=bundle,proto3,oneof"`
 }
 
+type Resource_Namespace struct {
+	Namespace *Namespace `protobuf:"bytes,6,opt,name=namespace,proto3,oneof"`
+}
+
+type Resource_Settings struct {
+	Settings *Settings `protobuf:"bytes,7,opt,name=settings,proto3,oneof"`
+}
+
 func (*Resource_Workload) isResource_Kind() {}
 
 func (*Resource_Service) isResource_Kind() {}
@@ -595,6 +624,110 @@ func (*Resource_Service) isResource_Kind() {}
 func (*Resource_Policy) isResource_Kind() {}
 
 func (*Resource_Bundle) isResource_Kind() {}
+
+func (*Resource_Namespace) isResource_Kind() {}
+
+func (*Resource_Settings) isResource_Kind() {}
+
+// Namespace is what a node must know of a namespace before it hears of a pod in it.
+type Namespace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// True if its pods are in the mesh unless they say otherwise.
+	Enrolled      bool `protobuf:"varint,2,opt,name=enrolled,proto3" json:"enrolled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Namespace) Reset() {
+	*x = Namespace{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Namespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Namespace) ProtoMessage() {}
+
+func (x *Namespace) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
+func (*Namespace) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Namespace) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Namespace) GetEnrolled() bool {
+	if x != nil {
+		return x.Enrolled
+	}
+	return false
+}
+
+// Settings are the mesh's own.
+type Settings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True while the mesh is being taken away: nodes let their pods go, and leave nothing behind when they stop.
+	Leaving       bool `protobuf:"varint,1,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settings) Reset() {
+	*x = Settings{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settings) ProtoMessage() {}
+
+func (x *Settings) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settings.ProtoReflect.Descriptor instead.
+func (*Settings) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Settings) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
 
 // Workload is one pod, or one process on a host outside Kubernetes.
 type Workload struct {
@@ -624,7 +757,7 @@ type Workload struct {
 
 func (x *Workload) Reset() {
 	*x = Workload{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[6]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +769,7 @@ func (x *Workload) String() string {
 func (*Workload) ProtoMessage() {}
 
 func (x *Workload) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[6]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +782,7 @@ func (x *Workload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Workload.ProtoReflect.Descriptor instead.
 func (*Workload) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{6}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Workload) GetUid() string {
@@ -763,7 +896,7 @@ type MTLS struct {
 
 func (x *MTLS) Reset() {
 	*x = MTLS{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[7]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +908,7 @@ func (x *MTLS) String() string {
 func (*MTLS) ProtoMessage() {}
 
 func (x *MTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[7]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +921,7 @@ func (x *MTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MTLS.ProtoReflect.Descriptor instead.
 func (*MTLS) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{7}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MTLS) GetMode() MTLS_Mode {
@@ -828,7 +961,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[8]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +973,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[8]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +986,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{8}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Service) GetNamespace() string {
@@ -915,7 +1048,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[9]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1060,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[9]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1073,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{9}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Port) GetName() string {
@@ -971,7 +1104,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[10]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1116,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[10]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1129,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{10}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Endpoint) GetWorkloadUid() string {
@@ -1039,7 +1172,7 @@ type AuthorizationPolicy struct {
 
 func (x *AuthorizationPolicy) Reset() {
 	*x = AuthorizationPolicy{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[11]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1184,7 @@ func (x *AuthorizationPolicy) String() string {
 func (*AuthorizationPolicy) ProtoMessage() {}
 
 func (x *AuthorizationPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[11]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1197,7 @@ func (x *AuthorizationPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicy.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicy) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AuthorizationPolicy) GetNamespace() string {
@@ -1106,7 +1239,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[12]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1251,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[12]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1264,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{12}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Rule) GetFrom() []*Source {
@@ -1167,7 +1300,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[13]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1312,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[13]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1325,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{13}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Source) GetPrincipals() []string {
@@ -1261,7 +1394,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[14]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1406,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[14]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1419,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{14}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Operation) GetPorts() []uint32 {
@@ -1314,7 +1447,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[15]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1459,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[15]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1472,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TrustBundle) GetTrustDomain() string {
@@ -1381,14 +1514,21 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12*\n" +
 	"\x03set\x18\x04 \x03(\v2\x18.warren.mesh.v1.ResourceR\x03set\x12\x18\n" +
 	"\aremoved\x18\x05 \x03(\tR\aremoved\x12,\n" +
-	"\x12compiled_unix_nano\x18\x06 \x01(\x03R\x10compiledUnixNano\"\x87\x02\n" +
+	"\x12compiled_unix_nano\x18\x06 \x01(\x03R\x10compiledUnixNano\"\xfa\x02\n" +
 	"\bResource\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x126\n" +
 	"\bworkload\x18\x02 \x01(\v2\x18.warren.mesh.v1.WorkloadH\x00R\bworkload\x123\n" +
 	"\aservice\x18\x03 \x01(\v2\x17.warren.mesh.v1.ServiceH\x00R\aservice\x12=\n" +
 	"\x06policy\x18\x04 \x01(\v2#.warren.mesh.v1.AuthorizationPolicyH\x00R\x06policy\x125\n" +
-	"\x06bundle\x18\x05 \x01(\v2\x1b.warren.mesh.v1.TrustBundleH\x00R\x06bundleB\x06\n" +
-	"\x04kind\"\x94\x03\n" +
+	"\x06bundle\x18\x05 \x01(\v2\x1b.warren.mesh.v1.TrustBundleH\x00R\x06bundle\x129\n" +
+	"\tnamespace\x18\x06 \x01(\v2\x19.warren.mesh.v1.NamespaceH\x00R\tnamespace\x126\n" +
+	"\bsettings\x18\a \x01(\v2\x18.warren.mesh.v1.SettingsH\x00R\bsettingsB\x06\n" +
+	"\x04kind\";\n" +
+	"\tNamespace\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\benrolled\x18\x02 \x01(\bR\benrolled\"$\n" +
+	"\bSettings\x12\x18\n" +
+	"\aleaving\x18\x01 \x01(\bR\aleaving\"\x94\x03\n" +
 	"\bWorkload\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -1486,7 +1626,7 @@ func file_api_meshv1_mesh_proto_rawDescGZIP() []byte {
 }
 
 var file_api_meshv1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_api_meshv1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_api_meshv1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_api_meshv1_mesh_proto_goTypes = []any{
 	(MTLS_Mode)(0),                  // 0: warren.mesh.v1.MTLS.Mode
 	(AuthorizationPolicy_Action)(0), // 1: warren.mesh.v1.AuthorizationPolicy.Action
@@ -1496,46 +1636,50 @@ var file_api_meshv1_mesh_proto_goTypes = []any{
 	(*Nack)(nil),                    // 5: warren.mesh.v1.Nack
 	(*Update)(nil),                  // 6: warren.mesh.v1.Update
 	(*Resource)(nil),                // 7: warren.mesh.v1.Resource
-	(*Workload)(nil),                // 8: warren.mesh.v1.Workload
-	(*MTLS)(nil),                    // 9: warren.mesh.v1.MTLS
-	(*Service)(nil),                 // 10: warren.mesh.v1.Service
-	(*Port)(nil),                    // 11: warren.mesh.v1.Port
-	(*Endpoint)(nil),                // 12: warren.mesh.v1.Endpoint
-	(*AuthorizationPolicy)(nil),     // 13: warren.mesh.v1.AuthorizationPolicy
-	(*Rule)(nil),                    // 14: warren.mesh.v1.Rule
-	(*Source)(nil),                  // 15: warren.mesh.v1.Source
-	(*Operation)(nil),               // 16: warren.mesh.v1.Operation
-	(*TrustBundle)(nil),             // 17: warren.mesh.v1.TrustBundle
-	nil,                             // 18: warren.mesh.v1.MTLS.PortsEntry
-	nil,                             // 19: warren.mesh.v1.Endpoint.TargetPortsEntry
+	(*Namespace)(nil),               // 8: warren.mesh.v1.Namespace
+	(*Settings)(nil),                // 9: warren.mesh.v1.Settings
+	(*Workload)(nil),                // 10: warren.mesh.v1.Workload
+	(*MTLS)(nil),                    // 11: warren.mesh.v1.MTLS
+	(*Service)(nil),                 // 12: warren.mesh.v1.Service
+	(*Port)(nil),                    // 13: warren.mesh.v1.Port
+	(*Endpoint)(nil),                // 14: warren.mesh.v1.Endpoint
+	(*AuthorizationPolicy)(nil),     // 15: warren.mesh.v1.AuthorizationPolicy
+	(*Rule)(nil),                    // 16: warren.mesh.v1.Rule
+	(*Source)(nil),                  // 17: warren.mesh.v1.Source
+	(*Operation)(nil),               // 18: warren.mesh.v1.Operation
+	(*TrustBundle)(nil),             // 19: warren.mesh.v1.TrustBundle
+	nil,                             // 20: warren.mesh.v1.MTLS.PortsEntry
+	nil,                             // 21: warren.mesh.v1.Endpoint.TargetPortsEntry
 }
 var file_api_meshv1_mesh_proto_depIdxs = []int32{
 	3,  // 0: warren.mesh.v1.WatchRequest.hello:type_name -> warren.mesh.v1.Hello
 	4,  // 1: warren.mesh.v1.WatchRequest.ack:type_name -> warren.mesh.v1.Ack
 	5,  // 2: warren.mesh.v1.WatchRequest.nack:type_name -> warren.mesh.v1.Nack
 	7,  // 3: warren.mesh.v1.Update.set:type_name -> warren.mesh.v1.Resource
-	8,  // 4: warren.mesh.v1.Resource.workload:type_name -> warren.mesh.v1.Workload
-	10, // 5: warren.mesh.v1.Resource.service:type_name -> warren.mesh.v1.Service
-	13, // 6: warren.mesh.v1.Resource.policy:type_name -> warren.mesh.v1.AuthorizationPolicy
-	17, // 7: warren.mesh.v1.Resource.bundle:type_name -> warren.mesh.v1.TrustBundle
-	9,  // 8: warren.mesh.v1.Workload.mtls:type_name -> warren.mesh.v1.MTLS
-	0,  // 9: warren.mesh.v1.MTLS.mode:type_name -> warren.mesh.v1.MTLS.Mode
-	18, // 10: warren.mesh.v1.MTLS.ports:type_name -> warren.mesh.v1.MTLS.PortsEntry
-	11, // 11: warren.mesh.v1.Service.ports:type_name -> warren.mesh.v1.Port
-	12, // 12: warren.mesh.v1.Service.endpoints:type_name -> warren.mesh.v1.Endpoint
-	19, // 13: warren.mesh.v1.Endpoint.target_ports:type_name -> warren.mesh.v1.Endpoint.TargetPortsEntry
-	1,  // 14: warren.mesh.v1.AuthorizationPolicy.action:type_name -> warren.mesh.v1.AuthorizationPolicy.Action
-	14, // 15: warren.mesh.v1.AuthorizationPolicy.rules:type_name -> warren.mesh.v1.Rule
-	15, // 16: warren.mesh.v1.Rule.from:type_name -> warren.mesh.v1.Source
-	16, // 17: warren.mesh.v1.Rule.to:type_name -> warren.mesh.v1.Operation
-	0,  // 18: warren.mesh.v1.MTLS.PortsEntry.value:type_name -> warren.mesh.v1.MTLS.Mode
-	2,  // 19: warren.mesh.v1.Mesh.Watch:input_type -> warren.mesh.v1.WatchRequest
-	6,  // 20: warren.mesh.v1.Mesh.Watch:output_type -> warren.mesh.v1.Update
-	20, // [20:21] is the sub-list for method output_type
-	19, // [19:20] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	10, // 4: warren.mesh.v1.Resource.workload:type_name -> warren.mesh.v1.Workload
+	12, // 5: warren.mesh.v1.Resource.service:type_name -> warren.mesh.v1.Service
+	15, // 6: warren.mesh.v1.Resource.policy:type_name -> warren.mesh.v1.AuthorizationPolicy
+	19, // 7: warren.mesh.v1.Resource.bundle:type_name -> warren.mesh.v1.TrustBundle
+	8,  // 8: warren.mesh.v1.Resource.namespace:type_name -> warren.mesh.v1.Namespace
+	9,  // 9: warren.mesh.v1.Resource.settings:type_name -> warren.mesh.v1.Settings
+	11, // 10: warren.mesh.v1.Workload.mtls:type_name -> warren.mesh.v1.MTLS
+	0,  // 11: warren.mesh.v1.MTLS.mode:type_name -> warren.mesh.v1.MTLS.Mode
+	20, // 12: warren.mesh.v1.MTLS.ports:type_name -> warren.mesh.v1.MTLS.PortsEntry
+	13, // 13: warren.mesh.v1.Service.ports:type_name -> warren.mesh.v1.Port
+	14, // 14: warren.mesh.v1.Service.endpoints:type_name -> warren.mesh.v1.Endpoint
+	21, // 15: warren.mesh.v1.Endpoint.target_ports:type_name -> warren.mesh.v1.Endpoint.TargetPortsEntry
+	1,  // 16: warren.mesh.v1.AuthorizationPolicy.action:type_name -> warren.mesh.v1.AuthorizationPolicy.Action
+	16, // 17: warren.mesh.v1.AuthorizationPolicy.rules:type_name -> warren.mesh.v1.Rule
+	17, // 18: warren.mesh.v1.Rule.from:type_name -> warren.mesh.v1.Source
+	18, // 19: warren.mesh.v1.Rule.to:type_name -> warren.mesh.v1.Operation
+	0,  // 20: warren.mesh.v1.MTLS.PortsEntry.value:type_name -> warren.mesh.v1.MTLS.Mode
+	2,  // 21: warren.mesh.v1.Mesh.Watch:input_type -> warren.mesh.v1.WatchRequest
+	6,  // 22: warren.mesh.v1.Mesh.Watch:output_type -> warren.mesh.v1.Update
+	22, // [22:23] is the sub-list for method output_type
+	21, // [21:22] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_api_meshv1_mesh_proto_init() }
@@ -1553,6 +1697,8 @@ func file_api_meshv1_mesh_proto_init() {
 		(*Resource_Service)(nil),
 		(*Resource_Policy)(nil),
 		(*Resource_Bundle)(nil),
+		(*Resource_Namespace)(nil),
+		(*Resource_Settings)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1560,7 +1706,7 @@ func file_api_meshv1_mesh_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_meshv1_mesh_proto_rawDesc), len(file_api_meshv1_mesh_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,6 +47,10 @@ func Key(r *meshv1.Resource) (string, error) {
 		kind, name = "policy", fullName(k.Policy)
 	case *meshv1.Resource_Bundle:
 		kind, name = "bundle", k.Bundle.GetTrustDomain()
+	case *meshv1.Resource_Namespace:
+		kind, name = "namespace", k.Namespace.GetName()
+	case *meshv1.Resource_Settings:
+		kind, name = "settings", "mesh"
 	default:
 		return "", fmt.Errorf("%w: %q has no content that this version knows", ErrUndecodable, r.GetKey())
 	}
@@ -89,6 +93,16 @@ func Bundle(b *meshv1.TrustBundle) *meshv1.Resource {
 	return &meshv1.Resource{Key: "bundle/" + b.GetTrustDomain(), Kind: &meshv1.Resource_Bundle{Bundle: b}}
 }
 
+// Namespace wraps a namespace as a resource under its key.
+func Namespace(n *meshv1.Namespace) *meshv1.Resource {
+	return &meshv1.Resource{Key: "namespace/" + n.GetName(), Kind: &meshv1.Resource_Namespace{Namespace: n}}
+}
+
+// Settings wraps the mesh's settings as a resource under its key.
+func Settings(s *meshv1.Settings) *meshv1.Resource {
+	return &meshv1.Resource{Key: "settings/mesh", Kind: &meshv1.Resource_Settings{Settings: s}}
+}
+
 // Decode decodes a whole state. Errors wrap ErrUndecodable, mesh.ErrInconsistent or policy.ErrInvalid, or are
 // identity's about a trust bundle.
 func Decode(epoch string, version uint64, resources map[string]*meshv1.Resource) (Decoded, error) {
@@ -96,6 +110,7 @@ func Decode(epoch string, version uint64, resources map[string]*meshv1.Resource)
 	var services []*mesh.Service
 	var policies []*policy.Policy
 	roots := make(map[string][][]byte)
+	settings := mesh.Settings{Namespaces: make(map[string]mesh.Namespace)}
 	for _, key := range slices.Sorted(maps.Keys(resources)) {
 		r := resources[key]
 		want, err := Key(r)
@@ -111,12 +126,20 @@ func Decode(epoch string, version uint64, resources map[string]*meshv1.Resource)
 			err = errors.Join(err, collect(&policies, k.Policy, DecodePolicy))
 		case *meshv1.Resource_Bundle:
 			roots[k.Bundle.GetTrustDomain()] = k.Bundle.GetRoots()
+		case *meshv1.Resource_Namespace:
+			settings.Namespaces[k.Namespace.GetName()] = mesh.Namespace{Enrolled: k.Namespace.GetEnrolled()}
+		case *meshv1.Resource_Settings:
+			settings.Leaving = k.Settings.GetLeaving()
 		}
 		if err != nil {
 			return Decoded{}, fmt.Errorf("resource %q: %w", key, err)
 		}
 	}
-	return index(epoch, version, workloads, services, policies, roots)
+	out, err := index(epoch, version, workloads, services, policies, roots)
+	if err == nil {
+		out.Mesh = out.Mesh.WithSettings(settings)
+	}
+	return out, err
 }
 
 func index(epoch string, version uint64, ws []*mesh.Workload, svcs []*mesh.Service, ps []*policy.Policy, roots map[string][][]byte) (Decoded, error) {

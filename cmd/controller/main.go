@@ -27,13 +27,18 @@ func main() {
 
 func command() *cobra.Command {
 	cfg := controller.Config{Version: version.String()}
+	var k controller.Kubernetes
 	var level, format string
+	var inCluster bool
 	cmd := &cobra.Command{
 		Use: "controller", Short: "Tell every node's agent what the mesh looks like", Args: cobra.NoArgs,
 		SilenceUsage: true, SilenceErrors: true, Version: cfg.Version,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if cfg.Log, err = logging.New(os.Stderr, level, format); err != nil {
 				return err
+			}
+			if inCluster {
+				return controller.RunOnKubernetes(cmd.Context(), cfg, k)
 			}
 			c, err := controller.New(cfg)
 			if err != nil {
@@ -43,8 +48,10 @@ func command() *cobra.Command {
 		},
 	}
 	flags(cmd.Flags(), &cfg)
+	kubernetesFlags(cmd.Flags(), &k)
+	cmd.Flags().BoolVar(&inCluster, "kubernetes", false, "read the mesh from the API server instead of manifests")
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
-	cmd.AddCommand(tokenCommand())
+	cmd.AddCommand(tokenCommand(), leaveCommand())
 	return cmd
 }

@@ -20,8 +20,12 @@ import (
 // Options are what manifests do not say.
 type Options struct {
 	TrustDomain string
+	// ClusterDomain is the last part of services' names. The default is cluster.local.
+	ClusterDomain string
 	// RootNamespace holds the policies of the whole mesh. The default is "warren-system".
 	RootNamespace string
+	// Leaving is true while the mesh is being taken away: nothing is enrolled then.
+	Leaving bool
 }
 
 // DefaultRootNamespace holds the policies of the whole mesh unless Options say otherwise.
@@ -73,6 +77,7 @@ type compiler struct {
 // Compile compiles objects. Returns an error only if the result is not consistent after every conflict that is known
 // was resolved; the caller keeps what it had.
 func Compile(objects []*manifest.Object, opts Options) (*Output, error) {
+	opts.ClusterDomain = cmp.Or(opts.ClusterDomain, "cluster.local")
 	opts.RootNamespace = cmp.Or(opts.RootNamespace, DefaultRootNamespace)
 	c := &compiler{opts: opts, namespaces: make(map[string]*manifest.Object), nodes: make(map[string]*manifest.Object)}
 	c.sort(objects)
@@ -85,6 +90,7 @@ func Compile(objects []*manifest.Object, opts Options) (*Output, error) {
 		add(out, resource.Workload(p.workload))
 	}
 	c.addServices(out)
+	c.addSettings(out)
 	out.Nodes = slices.Sorted(maps.Keys(c.nodes))
 
 	decoded, err := resource.Decode("", 0, out.Resources)
@@ -176,4 +182,14 @@ func (c *compiler) scope(o *manifest.Object, sel *v1alpha1.WorkloadSelector) str
 		return "mesh"
 	}
 	return "namespace"
+}
+
+// addSettings tells nodes about namespaces before they hear of a pod in them, and whether the mesh is to go.
+func (c *compiler) addSettings(out *Output) {
+	for name := range c.namespaces {
+		add(out, resource.Namespace(&meshv1.Namespace{Name: name, Enrolled: c.labelled(name)}))
+	}
+	if c.opts.Leaving {
+		add(out, resource.Settings(&meshv1.Settings{Leaving: true}))
+	}
 }

@@ -9,10 +9,7 @@ import (
 	"github.com/warren-mesh/warren/controller/manifest"
 )
 
-const (
-	annotationTrafficDistribution = "networking.istio.io/traffic-distribution"
-	labelServiceName              = "kubernetes.io/service-name"
-)
+const labelServiceName = "kubernetes.io/service-name"
 
 // addServices makes a resource of every service. One with a virtual address of an older service is left out.
 func (c *compiler) addServices(out *Output) {
@@ -35,7 +32,7 @@ func (c *compiler) addServices(out *Output) {
 			continue
 		}
 		wire := &meshv1.Service{
-			Namespace: o.Namespace, Name: o.Name, Hostname: o.Name + "." + o.Namespace + ".svc.cluster.local",
+			Namespace: o.Namespace, Name: o.Name, Hostname: o.Name + "." + o.Namespace + ".svc." + c.opts.ClusterDomain,
 			Vips: wireAddrs(vips), PreferSameZone: c.prefersSameZone(o, svc),
 		}
 		for _, port := range tcpPorts(svc) {
@@ -85,7 +82,7 @@ func (c *compiler) serviceVIPs(o *manifest.Object, svc *manifest.Service, byVIP 
 func (c *compiler) prefersSameZone(o *manifest.Object, svc *manifest.Service) bool {
 	v := svc.TrafficDistribution
 	if v == "" {
-		v = o.Meta.Annotations[annotationTrafficDistribution]
+		v = o.Meta.Annotations[manifest.AnnotationTrafficDistribution]
 	}
 	switch v {
 	case "PreferClose", "PreferSameZone":

@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 
 	"github.com/warren-mesh/warren/api/meshv1"
 	"github.com/warren-mesh/warren/api/resource"
@@ -19,7 +20,8 @@ type pod struct {
 	workload *meshv1.Workload
 }
 
-// newPod returns the workload of a pod, or nil if it has none: it has ended, or has no address yet.
+// newPod returns the workload of a pod, or nil if it has none: it has ended, or has neither node nor address yet. A pod
+// that has a node is one before it has an address: its node must know who it is before it begins to run.
 func (c *compiler) newPod(o *manifest.Object) *pod {
 	spec := o.Spec.(*manifest.Pod)
 	if phase := spec.Status.Phase; phase == "Succeeded" || phase == "Failed" {
@@ -34,7 +36,7 @@ func (c *compiler) newPod(o *manifest.Object) *pod {
 		}
 		p.addrs = append(p.addrs, a.Unmap())
 	}
-	if len(p.addrs) == 0 {
+	if len(p.addrs) == 0 && spec.Spec.NodeName == "" {
 		return nil
 	}
 	w := &meshv1.Workload{
@@ -67,17 +69,41 @@ func (c *compiler) newPod(o *manifest.Object) *pod {
 // enrolled tells whether a pod is in the mesh: its own label says so, or else its namespace's. A pod in its node's
 // network namespace cannot be captured and never is.
 func (c *compiler) enrolled(o *manifest.Object, spec *manifest.Pod) bool {
+	if c.opts.Leaving {
+		return false
+	}
+	v, own := o.Meta.Labels[manifest.LabelMesh]
 	if spec.Spec.HostNetwork {
-		if o.Meta.Labels[manifest.LabelMesh] == manifest.MeshEnabled {
+		if v == manifest.MeshEnabled {
 			c.problem(o, "not enrolled: it has hostNetwork, and the node's own connections are not captured")
 		}
 		return false
 	}
-	if v, ok := o.Meta.Labels[manifest.LabelMesh]; ok {
+	if own {
+		c.checkLabel(o, v)
 		return v == manifest.MeshEnabled
 	}
-	ns := c.namespaces[o.Namespace]
-	return ns != nil && ns.Meta.Labels[manifest.LabelMesh] == manifest.MeshEnabled
+	return c.labelled(o.Namespace)
+}
+
+// labelled tells whether a namespace's pods are in the mesh unless they say otherwise.
+func (c *compiler) labelled(namespace string) bool {
+	ns := c.namespaces[namespace]
+	if ns == nil || c.opts.Leaving {
+		return false
+	}
+	v, ok := ns.Meta.Labels[manifest.LabelMesh]
+	if ok {
+		c.checkLabel(ns, v)
+	}
+	return v == manifest.MeshEnabled
+}
+
+// checkLabel reports a value that means nothing: an API server takes any.
+func (c *compiler) checkLabel(o *manifest.Object, v string) {
+	if v != manifest.MeshEnabled && v != manifest.MeshDisabled {
+		c.problem(o, "not enrolled: label %s is %q; it must be %q or %q", manifest.LabelMesh, v, manifest.MeshEnabled, manifest.MeshDisabled)
+	}
 }
 
 // appOf names a pod's owner for people: a label, or the owner, or the pod itself.
@@ -94,6 +120,8 @@ func appOf(o *manifest.Object) string {
 // resolveAddressConflicts leaves out every pod that has the name, uid or an address of an older one. Pods of a host
 // network share their node's address and are no conflict.
 func (c *compiler) resolveAddressConflicts() {
+	// A pod that is going may have given its address to another one already.
+	slices.SortStableFunc(c.pods, func(a, b *pod) int { return cmp.Compare(going(a), going(b)) })
 	byAddr, byUID := make(map[netip.Addr]*pod), make(map[string]*pod)
 	kept := c.pods[:0]
 	for _, p := range c.pods {
@@ -115,6 +143,14 @@ func (c *compiler) resolveAddressConflicts() {
 	c.pods = kept
 }
 
+// going is 1 for a pod that is being deleted.
+func going(p *pod) int {
+	if p.object.Meta.DeletionTimestamp != "" {
+		return 1
+	}
+	return 0
+}
+
 func (c *compiler) takenAddr(p *pod, byAddr map[netip.Addr]*pod) bool {
 	if p.workload.GetHostNetwork() {
 		return false
@@ -126,7 +162,12 @@ func (c *compiler) takenAddr(p *pod, byAddr map[netip.Addr]*pod) bool {
 			return true
 		}
 		seen[a] = true
-		if other := byAddr[a]; other != nil {
+		other := byAddr[a]
+		if other != nil && going(p) > going(other) {
+			p.addrs, p.workload.Addresses = nil, nil // it is known until it is gone, under no address
+			return false
+		}
+		if other != nil {
 			c.problem(p.object, "left out: address %s is also that of %s (%s), which is older", a, other.object.Key, other.object.Origin)
 			return true
 		}

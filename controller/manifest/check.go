@@ -19,7 +19,12 @@ const (
 	AnnotationAgentAbsent = "warren.dev/agent-absent"
 	AgentAbsentOpen       = "open"
 	AgentAbsentClosed     = "closed"
+	// AnnotationTrafficDistribution on a service is how Istio's users wrote spec.trafficDistribution before it was.
+	AnnotationTrafficDistribution = "networking.istio.io/traffic-distribution"
 )
+
+// Annotations returns every annotation that the mesh reads.
+func Annotations() []string { return []string{AnnotationAgentAbsent, AnnotationTrafficDistribution} }
 
 // at makes an error about a field that was decoded.
 func (d *decoder) at(path, format string, args ...any) error {

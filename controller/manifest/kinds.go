@@ -43,7 +43,7 @@ func kindNamed(name string) (kind, bool) {
 	case KindNamespace:
 		return kind{"v1", false, false, nothing}, true
 	case KindNode:
-		return kind{"v1", false, false, nothing}, true
+		return kind{"v1", false, false, readNode}, true
 	case KindServiceAccount:
 		return kind{"v1", true, false, nothing}, true
 	case KindPod:
@@ -58,6 +58,12 @@ func kindNamed(name string) (kind, bool) {
 		return kind{v1alpha1.APIVersion, true, true, readPeerAuthentication}, true
 	}
 	return kind{}, false
+}
+
+func readNode(d *decoder, n *yaml.Node, o *Object) error {
+	node := new(Node)
+	o.Spec = node
+	return d.decode(n, reflect.ValueOf(node).Elem(), "", 0)
 }
 
 func readPod(d *decoder, n *yaml.Node, o *Object) error {

@@ -50,16 +50,21 @@ type Origin struct {
 	Line int
 }
 
-// String returns "file:line".
-func (o Origin) String() string { return fmt.Sprintf("%s:%d", o.File, o.Line) }
+// String returns "file:line", or the file alone if there are no lines in it: an API server has none.
+func (o Origin) String() string {
+	if o.Line == 0 {
+		return o.File
+	}
+	return fmt.Sprintf("%s:%d", o.File, o.Line)
+}
 
 // Object is one manifest. Objects are immutable once they left the package.
 type Object struct {
 	Key
 	Origin Origin
 	Meta   Meta
-	// Spec is *Pod, *Service, *EndpointSlice, *v1alpha1.AuthorizationPolicySpec, *v1alpha1.PeerAuthenticationSpec,
-	// or nil for a Namespace, a ServiceAccount and a Node.
+	// Spec is *Pod, *Service, *EndpointSlice, *Node, *v1alpha1.AuthorizationPolicySpec, *v1alpha1.PeerAuthenticationSpec,
+	// or nil for a Namespace and a ServiceAccount.
 	Spec any
 }
 
@@ -93,6 +98,8 @@ type PodSpec struct {
 	NodeName           string      `json:"nodeName"`
 	ServiceAccountName string      `json:"serviceAccountName"`
 	HostNetwork        bool        `json:"hostNetwork"`
+	Hostname           string      `json:"hostname"`
+	Subdomain          string      `json:"subdomain"`
 	Containers         []Container `json:"containers"`
 	InitContainers     []Container `json:"initContainers"`
 }
@@ -149,8 +156,18 @@ type Service struct {
 	Type                     string            `json:"type"`
 	Selector                 map[string]string `json:"selector"`
 	Ports                    []ServicePort     `json:"ports"`
+	ExternalIPs              []string          `json:"externalIPs"`
 	PublishNotReadyAddresses bool              `json:"publishNotReadyAddresses"`
 	TrafficDistribution      string            `json:"trafficDistribution"`
+	InternalTrafficPolicy    string            `json:"internalTrafficPolicy"`
+	SessionAffinity          string            `json:"sessionAffinity"`
+	SessionAffinityConfig    struct {
+		ClientIP struct {
+			TimeoutSeconds int32 `json:"timeoutSeconds"`
+		} `json:"clientIP"`
+	} `json:"sessionAffinityConfig"`
+	// LoadBalancerIPs are what the cluster's load balancer gave it; a manifest cannot say so.
+	LoadBalancerIPs []string `json:"-"`
 }
 
 // ClusterAddrs returns the virtual addresses as written: clusterIPs, or clusterIP alone. "None" is left out.
@@ -173,6 +190,7 @@ type ServicePort struct {
 	Name       string     `json:"name"`
 	Port       uint16     `json:"port"`
 	TargetPort TargetPort `json:"targetPort"`
+	NodePort   uint16     `json:"nodePort"`
 	Protocol   string     `json:"protocol"`
 }
 
@@ -187,11 +205,23 @@ type EndpointSlice struct {
 type SliceEndpoint struct {
 	Addresses  []string        `json:"addresses"`
 	Conditions SliceConditions `json:"conditions"`
+	TargetRef  TargetRef       `json:"targetRef"`
+	NodeName   string          `json:"nodeName"`
+	Zone       string          `json:"zone"`
+}
+
+// TargetRef names the pod behind an endpoint.
+type TargetRef struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	UID  string `json:"uid"`
 }
 
 // SliceConditions holds an endpoint's readiness. An absent Ready means ready.
 type SliceConditions struct {
-	Ready *bool `json:"ready"`
+	Ready       *bool `json:"ready"`
+	Serving     *bool `json:"serving"`
+	Terminating *bool `json:"terminating"`
 }
 
 // EndpointSlicePort is one port of every endpoint of a slice.
@@ -199,4 +229,20 @@ type EndpointSlicePort struct {
 	Name     string `json:"name"`
 	Port     uint16 `json:"port"`
 	Protocol string `json:"protocol"`
+}
+
+// Node is the part of a node's status that the mesh needs.
+type Node struct {
+	Status NodeStatus `json:"status"`
+}
+
+// NodeStatus has a node's addresses.
+type NodeStatus struct {
+	Addresses []NodeAddress `json:"addresses"`
+}
+
+// NodeAddress is one address of a node; Type is InternalIP, ExternalIP, or one that the mesh has no use for.
+type NodeAddress struct {
+	Type    string `json:"type"`
+	Address string `json:"address"`
 }

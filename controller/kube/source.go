@@ -1,0 +1,154 @@
+package kube
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/warren-mesh/warren/api/v1alpha1"
+	"github.com/warren-mesh/warren/controller/manifest"
+)
+
+// source follows every kind that the mesh is made from.
+type source struct {
+	reflectors []*cache.Reflector
+	stores     []*store
+	wake       chan struct{} // capacity 1
+}
+
+// version of our own kinds, which v1alpha1.APIVersion has too.
+const version = "v1alpha1"
+
+// Resources of our own kinds.
+var (
+	AuthorizationPolicies = schema.GroupVersionResource{Group: v1alpha1.Group, Version: version, Resource: "authorizationpolicies"}
+	PeerAuthentications   = schema.GroupVersionResource{Group: v1alpha1.Group, Version: version, Resource: "peerauthentications"}
+)
+
+func newSource(c *Cluster) *source {
+	s := &source{wake: make(chan struct{}, 1)}
+	core, discovery := c.client.CoreV1().RESTClient(), c.client.DiscoveryV1().RESTClient()
+	s.follow(c, manifest.KindNamespace, &corev1.Namespace{}, builtin(core, "namespaces"))
+	s.follow(c, manifest.KindNode, &corev1.Node{}, builtin(core, "nodes"))
+	s.follow(c, manifest.KindPod, &corev1.Pod{}, builtin(core, "pods"))
+	s.follow(c, manifest.KindService, &corev1.Service{}, builtin(core, "services"))
+	s.follow(c, manifest.KindEndpointSlice, &discoveryv1.EndpointSlice{}, builtin(discovery, "endpointslices"))
+	s.follow(c, manifest.KindAuthorizationPolicy, &unstructured.Unstructured{}, c.custom(AuthorizationPolicies))
+	s.follow(c, manifest.KindPeerAuthentication, &unstructured.Unstructured{}, c.custom(PeerAuthentications))
+	return s
+}
+
+func builtin(client rest.Interface, resource string) *cache.ListWatch {
+	return cache.NewListWatchFromClient(client, resource, metav1.NamespaceAll, fields.Everything())
+}
+
+func (c *Cluster) custom(gvr schema.GroupVersionResource) *cache.ListWatch {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+			return c.dynamic.Resource(gvr).List(ctx, opts)
+		},
+		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+			return c.dynamic.Resource(gvr).Watch(ctx, opts)
+		},
+	}
+}
+
+// follow adds a kind. Whether the API server answers is noted on the way.
+func (s *source) follow(c *Cluster, kind string, expected any, lw *cache.ListWatch) {
+	st := newStore(kind, s.signal)
+	log := c.cfg.Log.With("kind", kind)
+	noted := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+			list, err := lw.ListWithContext(ctx, opts)
+			st.answered(ctx, log, err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+			w, err := lw.WatchWithContext(ctx, opts)
+			st.answered(ctx, log, err)
+			return w, err
+		},
+	}
+	s.stores = append(s.stores, st)
+	s.reflectors = append(s.reflectors, cache.NewReflectorWithOptions(noted, expected, st, cache.ReflectorOptions{Name: kind}))
+}
+
+func (s *source) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run keeps the stores up to date until ctx ends.
+func (s *source) run(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, r := range s.reflectors {
+		all.Go(func() { r.RunWithContext(ctx) })
+	}
+	all.Wait()
+}
+
+// collect returns what the stores hold now, in no order: the compiler sorts.
+func (s *source) collect() (r manifest.Result) {
+	for _, st := range s.stores {
+		st.read(&r)
+	}
+	slices.Sort(r.Rejected)
+	return r
+}
+
+// Follow keeps up with the API server until ctx ends, whether or not this replica leads.
+func (c *Cluster) Follow(ctx context.Context) error {
+	c.source.run(ctx)
+	return ctx.Err()
+}
+
+// Synced tells whether every kind was read once.
+func (c *Cluster) Synced() bool { return !c.source.collect().Incomplete }
+
+// Run calls changed with what there is, and again after every change, until ctx ends. Changes that come while one is
+// being taken in, and for Settle after it, are handed on together: churn costs no more than the compiler can bear.
+func (c *Cluster) Run(ctx context.Context, changed func(manifest.Result)) error {
+	for {
+		started := time.Now()
+		changed(c.source.collect())
+		settle := max(c.cfg.Settle, time.Since(started))
+		if err := pause(ctx, nil); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.source.wake:
+		}
+		if err := pause(ctx, time.After(settle)); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for a timer, or not at all if it is nil.
+func pause(ctx context.Context, timer <-chan time.Time) error {
+	if timer == nil {
+		return ctx.Err()
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer:
+		return nil
+	}
+}

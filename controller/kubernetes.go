@@ -1,0 +1,176 @@
+package controller
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/warren-mesh/warren/ca"
+	"github.com/warren-mesh/warren/ca/attest"
+	"github.com/warren-mesh/warren/controller/kube"
+)
+
+// Kubernetes says how a controller runs in a cluster, beside its Config.
+type Kubernetes struct {
+	kube.Config
+	// AgentServiceAccount is the agents', in the controller's namespace; TokenAudience is whom their tokens are made for.
+	AgentServiceAccount string
+	TokenAudience       string
+}
+
+// RunOnKubernetes runs one replica until ctx ends: it follows the API server from the start, and serves while it leads.
+// Returns kube.ErrDeposed if another replica leads, kube.ErrCAChanged if the CA is another one now; either way the
+// process begins anew.
+func RunOnKubernetes(ctx context.Context, cfg Config, k Kubernetes) error {
+	k.Log = cfg.Log
+	cluster, err := kube.Connect(k.Config)
+	if err != nil {
+		return err
+	}
+	r := &replica{cfg: cfg, kube: k, cluster: cluster}
+	listener, err := net.Listen("tcp", cfg.MetricsListen)
+	if err != nil {
+		return fmt.Errorf("controller: listen for metrics: %w", err)
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.serveFront(gctx, listener) })
+	group.Go(func() error { return cluster.Follow(gctx) })
+	group.Go(func() error {
+		if err := cluster.Lead(gctx, r.lead); err != nil {
+			return err
+		}
+		return gctx.Err()
+	})
+	err = group.Wait()
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+// replica is one controller among several.
+type replica struct {
+	cfg     Config
+	kube    Kubernetes
+	cluster *kube.Cluster
+	leading atomic.Pointer[Controller]
+}
+
+// lead serves until ctx ends.
+func (r *replica) lead(ctx context.Context) error {
+	cfg := r.cfg
+	material, err := r.cluster.CA(ctx, filepath.Join(cfg.StateDir, "secret"), func() ([]byte, []byte, error) { return newRoot(cfg) })
+	if err != nil {
+		return err
+	}
+	cfg.CACert, cfg.CAKey, cfg.CARoots = material.CertFile, material.KeyFile, material.RootsFile
+	cfg.Source, cfg.KnownNodesOnly, cfg.MetricsListen = r.cluster, true, ""
+	cfg.RootNamespace, cfg.Leaving = r.kube.Namespace, r.cluster.Leaving
+	var c *Controller
+	cfg.Attestor = attest.NewKubernetes(attest.KubernetesConfig{
+		Reviews: r.cluster.Client().AuthenticationV1().TokenReviews(), Audience: r.kube.TokenAudience,
+		ServiceAccount: r.kube.Namespace + "/" + r.kube.AgentServiceAccount, NodeOf: func(uid string) (string, bool) { return c.state.nodeOf(uid) },
+	})
+	if c, err = New(cfg); err != nil {
+		return err
+	}
+	r.leading.Store(c)
+	defer r.leading.Store(nil)
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.Run(gctx) })
+	group.Go(func() error {
+		return r.cluster.Tend(gctx, kube.Announcement{
+			Material: material, Roots: bundlePEM(c.authority), Port: uint16(c.AgentsAddr().(*net.TCPAddr).Port),
+		})
+	})
+	group.Go(func() error { return r.reportLeaving(gctx, c) })
+	return group.Wait()
+}
+
+// reportLeaving says how far the mesh is in leaving, while it leaves.
+func (r *replica) reportLeaving(ctx context.Context, c *Controller) error {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	said := [2]int{-1, -1}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if !r.cluster.Leaving() || !c.state.leavePublished() {
+			continue
+		}
+		now := [2]int{c.connected() - c.behind(), c.connected()}
+		if now == said {
+			continue
+		}
+		if err := r.cluster.ReportLeft(ctx, now[0], now[1]); err != nil {
+			r.cfg.Log.Warn("cannot report how far the mesh is in leaving", "err", err)
+			continue
+		}
+		said = now
+	}
+}
+
+// newRoot makes a root of the mesh's own, in memory but for a moment.
+func newRoot(cfg Config) (cert, key []byte, err error) {
+	dir, err := os.MkdirTemp(cfg.StateDir, ".root-*")
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a root: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	if _, err := ca.Open(ca.Config{TrustDomain: cfg.TrustDomain, StateDir: dir, Log: cfg.Log}); err != nil {
+		return nil, nil, fmt.Errorf("make a root: %w", err)
+	}
+	if cert, err = os.ReadFile(filepath.Join(dir, "ca.crt")); err == nil {
+		key, err = os.ReadFile(filepath.Join(dir, "ca.key"))
+	}
+	return cert, key, err
+}
+
+func bundlePEM(a *ca.Authority) (out []byte) {
+	for _, root := range a.Roots() {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})...)
+	}
+	return out
+}
+
+// serveFront answers probes and scrapes, whether this replica leads or waits.
+func (r *replica) serveFront(ctx context.Context, l net.Listener) error {
+	server := &http.Server{
+		Handler: http.HandlerFunc(r.front), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	return serving("metrics", server.Serve(l))
+}
+
+func (r *replica) front(w http.ResponseWriter, q *http.Request) {
+	if c := r.leading.Load(); c != nil {
+		c.Handler().ServeHTTP(w, q)
+		return
+	}
+	switch q.URL.Path {
+	case "/healthz":
+		fmt.Fprintln(w, "ok")
+	case "/readyz":
+		if !r.cluster.Synced() {
+			http.Error(w, "the API server's objects have not been read yet", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok: waiting to lead")
+	default:
+		http.NotFound(w, q)
+	}
+}
