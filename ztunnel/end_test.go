@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/warren-mesh/warren/internal/meshtest"
 )
 
 // end is one end of a scripted connection. It writes down what its app would notice, and nothing about when.
@@ -59,8 +61,13 @@ func named(err error) string {
 	return fmt.Sprint(err)
 }
 
-// pattern is byte i of every stream.
-func pattern(i int) byte { return byte(i*7 + i>>8) }
+// pattern is byte i of every stream, which begins with the canary.
+func pattern(i int) byte {
+	if i < len(meshtest.Canary) {
+		return meshtest.Canary[i]
+	}
+	return byte(i*7 + i>>8)
+}
 
 func signal(event string) step { return func(e *end) { close(e.events.of(event)) } }
 
@@ -149,6 +156,28 @@ func waitForData(e *end) {
 		e.note("no data")
 	}
 }
+
+// acked waits until the peer's kernel has all that was sent. Who closes with unread data before that loses, over plain
+// TCP too, what had not left yet; after it, nothing may be lost.
+func acked(e *end) {
+	for deadline := time.Now().Add(patience); unacked(e.TCPConn) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			e.note("%d bytes never acknowledged", unacked(e.TCPConn))
+			return
+		}
+	}
+}
+
+// unacked is how many bytes of what was sent the peer's kernel has not acknowledged.
+func unacked(c *net.TCPConn) (n int) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1
+	}
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	return n
+}
+
 func idle(d time.Duration) step { return func(*end) { time.Sleep(d) } }
 
 func poll(c *net.TCPConn, events int16, d time.Duration) int16 {

@@ -14,11 +14,11 @@ import (
 	"github.com/warren-mesh/warren/ztunnel"
 )
 
-// whoami answers each connection with what its server sees of it, and ends it.
+// whoami answers each connection with the canary and what its server sees of it, and ends it.
 func whoami(t *testing.T, ns *nettest.NS, port int) {
 	t.Helper()
 	serve(t, ns, port, func(c *net.TCPConn) {
-		fmt.Fprintf(c, "%s %s", c.RemoteAddr(), c.LocalAddr())
+		fmt.Fprintf(c, "%s%s %s", meshtest.Canary, c.RemoteAddr(), c.LocalAddr())
 		c.Close()
 	})
 }
@@ -92,18 +92,19 @@ func TestBothEndsSeeTheTruthWhereverTheyAre(t *testing.T) {
 			t.Run(fmt.Sprintf("%s to %s v6=%v", c.from, c.to, v6), func(t *testing.T) {
 				dst := m.Pod(c.to).Addr(v6, 8080)
 				conn := dial(t, m.Pod(c.from).NS, dst)
-				got, err := io.ReadAll(conn)
+				all, err := io.ReadAll(conn)
 				if err != nil {
 					t.Fatal(err)
 				}
+				got := strings.TrimPrefix(string(all), meshtest.Canary)
 				client := conn.LocalAddr().String()
 				if m.Pod(c.to).Spec.Plain { // outside, the address is kept and the port is ztunnel's
-					client, _, _ = strings.Cut(string(got), " ")
+					client, _, _ = strings.Cut(got, " ")
 					if seen := netip.MustParseAddrPort(client).Addr(); seen != m.Pod(c.from).Addr(v6, 0).Addr() {
 						t.Errorf("server saw %s, want the client pod's address", seen)
 					}
 				}
-				if want := client + " " + dst.String(); string(got) != want {
+				if want := client + " " + dst.String(); got != want {
 					t.Errorf("server saw %q, client has %q", got, want)
 				}
 				if conn.RemoteAddr().String() != dst.String() {

@@ -71,7 +71,7 @@ func (c *counted) stalled(t *testing.T) int64 {
 	return last
 }
 
-// warehouse serves "get <seed> <size>" by the stream, and "put <size>" by its sum. A put reads only once `open` is closed.
+// warehouse serves "get <seed> <size>" by the stream, and "put <seed> <size>" by its sum. A put reads only once `open` is closed.
 func warehouse(t *testing.T, ns *nettest.NS, port int, slowGet *counted, open <-chan struct{}) {
 	serve(t, ns, port, func(c *net.TCPConn) {
 		defer c.Close()
@@ -112,7 +112,7 @@ func quick(t *testing.T, from, to *meshtest.Pod, port uint16) {
 		all.Go(func() {
 			r, want := source(uint64(i), quickBytes)
 			_, _ = io.Copy(io.Discard, r)
-			fmt.Fprintf(get, "get %d %d\n", i, quickBytes)
+			fmt.Fprintf(get, "get %d %d %s\n", i, quickBytes, meshtest.Canary)
 			sum := sha256.New()
 			n, err := io.Copy(sum, get)
 			if got := hex.EncodeToString(sum.Sum(nil)); got != want() {
@@ -121,7 +121,7 @@ func quick(t *testing.T, from, to *meshtest.Pod, port uint16) {
 		})
 		all.Go(func() {
 			r, want := source(uint64(i), quickBytes)
-			fmt.Fprintf(put, "put %d %d\n", i, quickBytes)
+			fmt.Fprintf(put, "put %d %d %s\n", i, quickBytes, meshtest.Canary)
 			if _, err := io.Copy(put, r); err != nil {
 				t.Errorf("put %d: %v", i, err)
 			}
@@ -157,8 +157,8 @@ func TestASlowReaderHoldsBackOnlyItsOwnSender(t *testing.T) {
 			slowGet, slowPut := dial(t, from.NS, to.Addr(false, port)), dial(t, from.NS, to.Addr(false, port))
 			slowGet.SetDeadline(time.Now().Add(60 * time.Second))
 			slowPut.SetDeadline(time.Now().Add(60 * time.Second))
-			fmt.Fprintf(slowGet, "slow-get 77 %d\n", slowBytes)
-			fmt.Fprintf(slowPut, "slow-put 78 %d\n", slowBytes)
+			fmt.Fprintf(slowGet, "slow-get 77 %d %s\n", slowBytes, meshtest.Canary)
+			fmt.Fprintf(slowPut, "slow-put 78 %d %s\n", slowBytes, meshtest.Canary)
 			up := &counted{Writer: slowPut}
 			r, wantPut := source(78, slowBytes)
 			sent := make(chan error, 1)

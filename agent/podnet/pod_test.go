@@ -26,10 +26,11 @@ type node struct {
 	relays  relays
 }
 
-func newNode(t *testing.T) *node {
+// newNode makes a node; `more` namespaces are on its bridge too.
+func newNode(t *testing.T, more ...*nettest.NS) *node {
 	t.Helper()
 	n := &node{a: nettest.New(t), b: nettest.New(t), thread: NewThread()}
-	nettest.Join(t, n.a, n.b)
+	nettest.Join(t, append([]*nettest.NS{n.a, n.b}, more...)...)
 	n.pins = filepath.Join("/sys/fs/bpf", fmt.Sprintf("warren-test-%d-%d", os.Getpid(), time.Now().UnixNano()))
 	n.capture = n.openCapture(t)
 	t.Cleanup(func() {
@@ -60,7 +61,7 @@ func (n *node) closePod() {
 // openCapture opens the node's programs, or takes over what was there.
 func (n *node) openCapture(t *testing.T) *bpf.Capture {
 	t.Helper()
-	root, err := bpf.CgroupRoot()
+	root, err := bpf.CgroupRoot("")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -152,7 +152,7 @@ func (n *node) knockOnce(f family) error {
 // TestOneAgentAtATime: a second one is told that the pins are in use.
 func TestOneAgentAtATime(t *testing.T) {
 	n := newNode(t)
-	root, err := bpf.CgroupRoot()
+	root, err := bpf.CgroupRoot("")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,6 +102,13 @@ func Up(tb testing.TB, manifests string, edit ...func(*lab.Options)) *Mesh {
 	return m
 }
 
+// With is the same mesh on behalf of a subtest: only what runs a test may end it.
+func (m *Mesh) With(tb testing.TB) *Mesh {
+	c := *m
+	c.tb = tb
+	return &c
+}
+
 // Write puts a file into the watched folder, in one step.
 func (m *Mesh) Write(name, content string) {
 	m.tb.Helper()
@@ -131,9 +138,13 @@ func (m *Mesh) scanLogs() {
 	logs, _ := filepath.Glob(filepath.Join(info.Dir, "logs", "*.log"))
 	for _, f := range logs {
 		raw, err := os.ReadFile(f)
-		for _, bad := range []string{"DATA RACE", "panicked", "goroutine 1 ["} {
-			if err == nil && bytes.Contains(raw, []byte(bad)) {
-				m.tb.Errorf("%s says %q", filepath.Base(f), bad)
+		if err != nil {
+			m.tb.Error(err)
+			continue
+		}
+		for _, bad := range []string{"DATA RACE", "panicked", "panic:", "goroutine 1 ["} {
+			if i := bytes.Index(raw, []byte(bad)); i >= 0 {
+				m.tb.Errorf("%s: %.3000s", filepath.Base(f), raw[i:])
 			}
 		}
 	}

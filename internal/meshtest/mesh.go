@@ -4,11 +4,8 @@ package meshtest
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -77,6 +74,7 @@ type Node struct {
 // New brings up the mesh and waits until its pods are enrolled. `edit` may change each pod's workload first.
 func New(tb testing.TB, specs []Spec, edit ...func(*mesh.Workload)) *Mesh {
 	tb.Helper()
+	sweep(tb)
 	m := &Mesh{tb: tb, Nodes: map[string]*Node{}, pods: map[string]*Pod{}}
 	authority, err := ca.Open(ca.Config{TrustDomain: TrustDomain, StateDir: tb.TempDir(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -89,7 +87,7 @@ func New(tb testing.TB, specs []Spec, edit ...func(*mesh.Workload)) *Mesh {
 		m.pods[s.Name] = p
 		nss = append(nss, p.NS)
 	}
-	nettest.Join(tb, nss...)
+	m.watch(nettest.Join(tb, nss...))
 	for _, s := range specs {
 		m.pods[s.Name].Workload = workload(m.pods[s.Name], s)
 		for _, f := range edit {
@@ -236,10 +234,9 @@ func (m *Mesh) startNode(name string) *Node {
 		}
 	}
 	log := slog.New(errorsFail{m.tb})
-	root, err := bpf.CgroupRoot()
+	root, err := bpf.CgroupRoot("")
 	fatal(err)
-	pins := filepath.Join("/sys/fs/bpf", fmt.Sprintf("warren-test-%d-%s-%d", os.Getpid(), name, time.Now().UnixNano()))
-	capture, err := bpf.Open(bpf.Config{PinDir: pins, CgroupRoot: root, Log: log})
+	capture, err := bpf.Open(bpf.Config{PinDir: pinDir(m.tb, name), CgroupRoot: root, Log: log})
 	fatal(err)
 	n := &Node{Capture: capture, bundle: &identity.BundleStore{}}
 	n.bundle.Swap(m.Authority.Bundle())
@@ -266,7 +263,6 @@ func (m *Mesh) startNode(name string) *Node {
 		stopThread()
 		threads.Wait()
 		fatal(capture.Close())
-		fatal(bpf.Remove(pins))
 	})
 	return n
 }

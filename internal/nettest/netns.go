@@ -81,10 +81,11 @@ func (ns *NS) Run(f func() error) error {
 	})
 }
 
-// Join connects the namespaces by a bridge: 10.99.0.1 and fd99::1 for the first, and so on.
-func Join(tb testing.TB, nss ...*NS) {
+// Join connects the namespaces by a bridge: 10.99.0.1 and fd99::1 for the first, and so on. It returns the namespace of
+// the bridge, through which all that passes between them goes.
+func Join(tb testing.TB, nss ...*NS) (hub *NS) {
 	tb.Helper()
-	hub := New(tb)
+	hub = New(tb)
 	hub.Do(tb, func() error {
 		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
 		if err := netlink.LinkAdd(br); err != nil {
@@ -104,6 +105,7 @@ func Join(tb testing.TB, nss ...*NS) {
 		ns.Addrs = []netip.Addr{netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}), netip.MustParseAddr(fmt.Sprintf("fd99::%d", i+1))}
 		ns.Do(tb, func() error { return ns.configure() })
 	}
+	return hub
 }
 
 func plug(br *netlink.Bridge, i int, ns *NS) error {

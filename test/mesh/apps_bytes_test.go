@@ -65,7 +65,7 @@ func TestBytesBothWays(t *testing.T) {
 	t.Run("ssh", func(t *testing.T) {
 		ssh := a.Listen("SSH-2.0-OpenSSH") // which ssh itself says in the clear
 		a.bothFamilies(t, func(t *testing.T, w way) { a.sshAndCopy(t, w, keys) })
-		if n := ssh.Canary.Load(); n > 0 {
+		if n := ssh.Readable.Load(); n > 0 {
 			t.Errorf("%d packets between the nodes had ssh's greeting", n)
 		}
 	})

@@ -62,7 +62,7 @@ func (a *apps) fails(t *testing.T, f failing) {
 	if !ok || took > f.within {
 		t.Errorf("the app got code %d after %s; want one of %v within %s: %s", r.Code, took, f.codes, f.within, r.Err)
 	}
-	a.AwaitFlow(fmt.Sprintf("flow of %s that says one of %v", f.reporter, f.reasons), &adminv1.FlowsRequest{From: "apps/client", To: f.to, Port: uint32(f.port)},
+	a.With(t).AwaitFlow(fmt.Sprintf("flow of %s that says one of %v", f.reporter, f.reasons), &adminv1.FlowsRequest{From: "apps/client", To: f.to, Port: uint32(f.port)},
 		func(flow *adminv1.Flow) bool {
 			for _, reason := range f.reasons {
 				if flow.Reporter == f.reporter && flow.Reason == reason && flow.Verdict == "failed" && (f.to == "" || flow.Dst.Address == f.host) {

@@ -82,10 +82,14 @@ func (a *apps) meshPortsFromInside(t *testing.T, server string) {
 	}
 }
 
-// An unmeshed client reaches every port but the tunnel's, where ztunnel answers and wants TLS and an identity. The node
+// TestUnmeshedClientsOnTheMeshsPorts: an unmeshed client reaches every port but the tunnel's, where ztunnel answers and wants TLS and an identity. The node
 // rewrites what it sends to a service, as kube-proxy does, but not its address.
 func TestUnmeshedClientsOnTheMeshsPorts(t *testing.T) {
 	a := appsUp(t, whoami("near", "n1"), whoami("far", "n2"), appPod{name: "client", node: "n1", plain: true})
+	a.Tap(appsCanary)
+	for _, w := range a.names("far") { // what others may read is not this
+		a.peerSeen(t, "apps/near", w, meshPorts[0], "X-Canary: "+appsCanary)
+	}
 	a.bothFamilies(t, func(t *testing.T, w way) {
 		for _, port := range meshPorts {
 			if port == tunnelPort {
@@ -105,7 +109,7 @@ func (a *apps) tunnelRefuses(t *testing.T, w way) {
 		t.Errorf("the app answered on the tunnel's port: exit code %d, %q", r.Code, r.Out)
 	}
 	from := a.addr(t, "legacy/client", w.v6).String()
-	a.AwaitFlow("flow of the refused tunnel", &adminv1.FlowsRequest{To: "apps/" + w.server}, func(f *adminv1.Flow) bool {
+	a.With(t).AwaitFlow("flow of the refused tunnel", &adminv1.FlowsRequest{To: "apps/" + w.server}, func(f *adminv1.Flow) bool {
 		return f.Verdict == "denied" && f.Reason == "tls_failed" && f.Src.Address == from && f.Dst.Port == tunnelPort
 	})
 }

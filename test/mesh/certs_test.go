@@ -36,7 +36,6 @@ const webID, payID = "spiffe://cluster.local/ns/shop/sa/web", "spiffe://cluster.
 func TestRenewalUnderLoadFailsNoConnection(t *testing.T) {
 	const ttl = 6 * time.Second
 	m := up(t, town(meshed, ""), shortLived(ttl))
-	m.Tap(canary)
 	pay := bothOf(t, m, "shop/pay")
 	awaitPings(t, m, "shop/web", pay...)
 	lasting := open(t, m, "shop/web", pay[0])
@@ -71,7 +70,6 @@ func TestRenewalUnderLoadFailsNoConnection(t *testing.T) {
 func TestWithoutCAServiceLastsUntilExpiryAndResumesByItself(t *testing.T) {
 	const ttl = 8 * time.Second
 	m := up(t, town(meshed, ""), shortLived(ttl))
-	m.Tap(canary)
 	pay := bothOf(t, m, "shop/pay")
 	awaitPings(t, m, "shop/web", pay...)
 	lasting := open(t, m, "shop/web", pay[0])
@@ -115,6 +113,7 @@ func TestWithoutCAServiceLastsUntilExpiryAndResumesByItself(t *testing.T) {
 
 func TestCertsShowsWhatIsInForce(t *testing.T) {
 	m := up(t, town(meshed, ""))
+	must(t, ping(t, m, "shop/web", at(t, m, "shop/pay", false, echoPort)))
 	out := m.Agentctl("certs")
 	if out.Code != 0 {
 		t.Fatalf("certs ends with %d: %s", out.Code, out.Err)

@@ -33,7 +33,8 @@ func TestUnenrolledClientsAreServedUnderPermissiveAndRefusedUnderStrict(t *testi
 	for place, server := range servers {
 		t.Run("permissive "+place, func(t *testing.T) {
 			families(t, func(t *testing.T, v6 bool) {
-				if err := ping(t, m, "legacy/near", at(t, m, server, v6, echoPort)); err != nil {
+				m := m.With(t)
+				if err := pingPlain(t, m, "legacy/near", at(t, m, server, v6, echoPort)); err != nil {
 					t.Fatal(err)
 				}
 				f := m.AwaitFlow("plaintext flow", &adminv1.FlowsRequest{From: "legacy/near", To: server}, func(f *adminv1.Flow) bool {
@@ -48,14 +49,14 @@ func TestUnenrolledClientsAreServedUnderPermissiveAndRefusedUnderStrict(t *testi
 	t.Logf("STRICT was enforced after %s", apply(t, m, func() { m.Write("strict.yaml", strictPay) }))
 	for place, server := range servers {
 		t.Run("strict "+place, func(t *testing.T) {
-			families(t, func(t *testing.T, v6 bool) { refusedUnderStrict(t, m, server, v6) })
+			families(t, func(t *testing.T, v6 bool) { refusedUnderStrict(t, m.With(t), server, v6) })
 		})
 	}
 }
 
 func refusedUnderStrict(t *testing.T, m *labtest.Mesh, server string, v6 bool) {
 	to := at(t, m, server, v6, echoPort)
-	if err := ping(t, m, "legacy/near", to); !isReset(err) {
+	if err := pingPlain(t, m, "legacy/near", to); !isReset(err) {
 		t.Errorf("plaintext to a STRICT workload: %v, want a RST", err)
 	}
 	f := m.AwaitFlow("denied flow", &adminv1.FlowsRequest{From: "legacy/near", To: server, Verdict: "denied", Port: echoPort},
@@ -64,7 +65,7 @@ func refusedUnderStrict(t *testing.T, m *labtest.Mesh, server string, v6 bool) {
 	if f.Reason != "mtls_required" || f.Rule != want {
 		t.Errorf("denied for %q by %q, want mtls_required by %q", f.Reason, f.Rule, want)
 	}
-	if err := ping(t, m, "legacy/near", netip.AddrPortFrom(to.Addr(), 9001)); err != nil {
+	if err := pingPlain(t, m, "legacy/near", netip.AddrPortFrom(to.Addr(), 9001)); err != nil {
 		t.Errorf("the port that is PERMISSIVE by override: %v", err)
 	}
 	if err := ping(t, m, "shop/web", to); err != nil {
@@ -77,13 +78,16 @@ func isV6(addr string) bool { return netip.MustParseAddr(addr).Is6() }
 func TestEnrolledClientsReachWhatIsOutsideInPlaintext(t *testing.T) {
 	m := up(t, town(meshed, ""))
 	families(t, func(t *testing.T, v6 bool) {
+		m := m.With(t)
+		mustBe(t, m, "shop/web", "shop/pay", v6, "mtls")
 		for place, to := range map[string]netip.AddrPort{
 			"unenrolled pod, same node":  at(t, m, "legacy/near", v6, echoPort),
 			"unenrolled pod, other node": at(t, m, "legacy/far", v6, echoPort),
 			"outside the cluster":        listenInNode(t, m, "n2", v6),
 		} {
 			t.Run(place, func(t *testing.T) {
-				if err := ping(t, m, "shop/web", to); err != nil {
+				m := m.With(t)
+				if err := pingPlain(t, m, "shop/web", to); err != nil {
 					t.Fatal(err)
 				}
 				f := m.AwaitFlow("flow to the outside", &adminv1.FlowsRequest{From: "shop/web", To: to.Addr().String()},
@@ -95,9 +99,10 @@ func TestEnrolledClientsReachWhatIsOutsideInPlaintext(t *testing.T) {
 		}
 	})
 	t.Run("between pods outside the mesh nothing is touched", func(t *testing.T) {
+		m := m.With(t)
 		before := counters(t, m, "n1")
 		for _, v6 := range []bool{false, true} {
-			if err := ping(t, m, "legacy/near", at(t, m, "legacy/far", v6, echoPort)); err != nil {
+			if err := pingPlain(t, m, "legacy/near", at(t, m, "legacy/far", v6, echoPort)); err != nil {
 				t.Error(err)
 			}
 		}
@@ -124,7 +129,7 @@ func TestANamespaceJoinsAndLeavesWhileItsConnectionsGoOn(t *testing.T) {
 	var before, during []*stream
 	for _, v6 := range families6 {
 		for _, pair := range [][2]string{{"shop/web", "shop/cart"}, {"shop/web", "shop/pay"}, {"shop/pay", "legacy/near"}, {"legacy/near", "shop/pay"}} {
-			before = append(before, open(t, m, pair[0], at(t, m, pair[1], v6, echoPort)))
+			before = append(before, openPlain(t, m, pair[0], at(t, m, pair[1], v6, echoPort)))
 		}
 	}
 	begin := time.Now()
@@ -189,7 +194,11 @@ func moveAll(t *testing.T, all []*stream) {
 func mustBe(t *testing.T, m *labtest.Mesh, from, to string, v6 bool, security string) {
 	t.Helper()
 	since := time.Now().UnixNano()
-	if err := ping(t, m, from, at(t, m, to, v6, echoPort)); err != nil {
+	say := ping
+	if security == "plaintext" {
+		say = pingPlain
+	}
+	if err := say(t, m, from, at(t, m, to, v6, echoPort)); err != nil {
 		t.Errorf("%s to %s: %v", from, to, err)
 		return
 	}

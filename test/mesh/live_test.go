@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,25 +75,11 @@ func town(shop, legacy string) string {
 		podYAML("legacy/near", "n1") + podYAML("legacy/far", "n2")
 }
 
-// up is labtest.Up; it fails the test if an agent or the controller lost a race or a connection's handler panicked, and
-// with the race detector programs do not linger when they end.
+// up is labtest.Up with a wiretap between the nodes, for the canary.
 func up(t *testing.T, manifests string, edit ...func(*lab.Options)) *labtest.Mesh {
 	t.Helper()
-	t.Setenv("GORACE", "atexit_sleep_ms=0")
 	m := labtest.Up(t, manifests, edit...)
-	t.Cleanup(func() {
-		for _, name := range []string{"controller", "agent-n1", "agent-n2"} {
-			raw, err := os.ReadFile(m.LogFile(name))
-			if err != nil {
-				t.Error(err)
-			}
-			for _, word := range []string{"DATA RACE", "panicked", "panic:"} {
-				if i := bytes.Index(raw, []byte(word)); i >= 0 {
-					t.Errorf("%s: %.3000s", name, raw[i:])
-				}
-			}
-		}
-	})
+	m.Tap(canary)
 	return m
 }
 
@@ -146,140 +131,6 @@ func at(t testing.TB, m *labtest.Mesh, pod string, v6 bool, port uint16) netip.A
 	}
 	t.Fatalf("pod %s has no such address: %v", pod, addrs)
 	return netip.AddrPort{}
-}
-
-// ping makes one connection to an echo server, sends the canary and reads it back.
-func ping(t testing.TB, m *labtest.Mesh, pod string, to netip.AddrPort) error {
-	t.Helper()
-	c, err := dial(t, m, pod, to)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return exchange(c)
-}
-
-func exchange(c net.Conn) error {
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := io.WriteString(c, canary); err != nil {
-		return err
-	}
-	got := make([]byte, len(canary))
-	if _, err := io.ReadFull(c, got); err != nil {
-		return err
-	}
-	if string(got) != canary {
-		return fmt.Errorf("echo of %q is %q", canary, got)
-	}
-	return nil
-}
-
-// stream is a connection to an echo server on which bytes go on moving until somebody ends it.
-type stream struct {
-	net.Conn
-	name   string
-	echoed atomic.Int64
-	ended  chan struct{} // closed at its end; err and at are set then
-	err    error
-	at     time.Time
-}
-
-// open opens a stream and keeps it busy until the test ends.
-func open(t testing.TB, m *labtest.Mesh, pod string, to netip.AddrPort) *stream {
-	t.Helper()
-	c, err := dial(t, m, pod, to)
-	if err != nil {
-		t.Fatalf("%s to %s: %v", pod, to, err)
-	}
-	s := &stream{Conn: c, name: pod + " to " + to.String(), ended: make(chan struct{})}
-	if err := exchange(c); err != nil {
-		t.Fatalf("%s: %v", s.name, err)
-	}
-	stop := make(chan struct{})
-	go s.run(stop)
-	t.Cleanup(func() { close(stop); <-s.ended; c.Close() })
-	return s
-}
-
-func (s *stream) run(stop <-chan struct{}) {
-	defer close(s.ended)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if s.err = exchange(s.Conn); s.err != nil {
-			s.at = time.Now()
-			return
-		}
-		s.echoed.Add(int64(len(canary)))
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// mustMove fails the test unless bytes go on moving.
-func (s *stream) mustMove(t testing.TB) {
-	t.Helper()
-	before := s.echoed.Load()
-	labtest.Await(t, s.name+" goes on", 5*time.Second, func() bool {
-		select {
-		case <-s.ended:
-			t.Fatalf("%s was cut: %v", s.name, s.err)
-		default:
-		}
-		return s.echoed.Load() > before+3*int64(len(canary))
-	})
-}
-
-// mustEnd waits for the stream's end and returns when and how it came.
-func (s *stream) mustEnd(t testing.TB, within time.Duration) (time.Time, error) {
-	t.Helper()
-	select {
-	case <-s.ended:
-		return s.at, s.err
-	case <-time.After(within):
-		t.Fatalf("%s is still open after %s", s.name, within)
-		return time.Time{}, nil
-	}
-}
-
-// traffic makes new connections, one after the other, until stopped, and counts how they fared.
-type traffic struct {
-	ok, failed atomic.Int64
-	lastErr    atomic.Value // string
-	longest    atomic.Int64 // ns, the slowest good connection
-	stop       func()
-}
-
-// load starts traffic of new connections from a pod; stop it to read its counts.
-func load(t testing.TB, m *labtest.Mesh, pod string, to ...netip.AddrPort) *traffic {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	l := &traffic{stop: func() { cancel(); <-done }}
-	go func() {
-		defer close(done)
-		for i := 0; ctx.Err() == nil; i++ {
-			begin := time.Now()
-			if err := ping(t, m, pod, to[i%len(to)]); err != nil {
-				l.lastErr.Store(err.Error())
-				l.failed.Add(1)
-			} else {
-				l.ok.Add(1)
-				l.longest.Store(max(l.longest.Load(), int64(time.Since(begin))))
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(2 * time.Millisecond): // the rate of the load, not a wait for anything
-			}
-		}
-	}()
-	t.Cleanup(l.stop)
-	return l
 }
 
 // status is the whole mesh's, from the controller.
@@ -334,11 +185,6 @@ func apply(t testing.TB, m *labtest.Mesh, change func()) time.Duration {
 func counters(t testing.TB, m *labtest.Mesh, node string) map[string]uint64 {
 	t.Helper()
 	return statusAt(t, m, m.AgentSocket(node)).Nodes[0].CaptureCounters
-}
-
-// isReset tells that a connection ended by a RST.
-func isReset(err error) bool {
-	return err != nil && (strings.Contains(err.Error(), "connection reset") || strings.Contains(err.Error(), "broken pipe"))
 }
 
 // listenInNode serves echoes on a port of a node itself, which is outside the mesh.

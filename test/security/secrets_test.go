@@ -15,46 +15,14 @@ import (
 
 func TestMain(m *testing.M) { labtest.Main(m, "../..") }
 
-const manifests = `
-apiVersion: v1
-kind: Node
-metadata: {name: n1}
----
-apiVersion: v1
-kind: Node
-metadata: {name: n2}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {warren.dev/mesh: enabled}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web, namespace: shop, labels: {app: web}}
-spec:
-  nodeName: n1
-  serviceAccountName: web
-  containers: [{name: app, image: warren.dev/sample, args: [http, --name, web, --port, "8080"]}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: pay, namespace: shop, labels: {app: pay}}
-spec:
-  nodeName: n2
-  serviceAccountName: pay
-  containers: [{name: app, image: warren.dev/sample, args: [http, --name, pay, --port, "8080"]}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: pay, namespace: shop}
-spec: {selector: {app: pay}, ports: [{name: http, port: 80, targetPort: 8080}]}
-`
+const canary = "canary-2c86ef-in-the-payload"
 
 // TestNothingThatIsWrittenHoldsASecret: no key, certificate or join token in any log or answer of a mesh that joined,
 // carried and refused connections.
 func TestNothingThatIsWrittenHoldsASecret(t *testing.T) {
-	m := labtest.Up(t, manifests)
-	m.MustRun("shop/web", "curl", "-sS", "--max-time", "10", "http://pay.shop.svc.cluster.local/")
+	m := labtest.Up(t, labtest.Shop)
+	m.Tap(canary)
+	m.MustRun("shop/web", "curl", "-sS", "--max-time", "10", "-H", "X-Canary: "+canary, "http://pay.shop.svc.cluster.local/")
 	m.Run("shop/web", "curl", "-sS", "--max-time", "5", "http://pay.shop.svc.cluster.local:81/") // no such port
 	info, err := m.Info()
 	if err != nil {
