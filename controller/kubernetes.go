@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
 
 	"github.com/warren-mesh/warren/ca"
 	"github.com/warren-mesh/warren/ca/attest"
@@ -32,6 +33,7 @@ type Kubernetes struct {
 // process begins anew.
 func RunOnKubernetes(ctx context.Context, cfg Config, k Kubernetes) error {
 	k.Log = cfg.Log
+	klog.SetSlogLogger(cfg.Log.With("logger", "client-go")) // it has no other place for what it says
 	cluster, err := kube.Connect(k.Config)
 	if err != nil {
 		return err

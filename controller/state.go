@@ -48,7 +48,7 @@ func (s *state) take(r manifest.Result) {
 	bad := r.Rejected
 	if r.Incomplete {
 		// To publish less than there is would take policies back.
-		s.note(append(bad, "nothing is published before every folder of manifests could be read once; agents keep what they have"))
+		s.note(append(bad, "nothing is published before everything could be read once; agents keep what they have"))
 		return
 	}
 	options := s.options
@@ -60,7 +60,7 @@ func (s *state) take(r manifest.Result) {
 	}
 	s.note(bad)
 	s.mu.Lock()
-	logNew(s.log, "manifest object was left out or changed", s.output.Problems, out.Problems)
+	logNew(s.log, "left out or changed", s.output.Problems, out.Problems)
 	s.output = out
 	s.mu.Unlock()
 	defer s.markLeft(options.Leaving)
@@ -96,7 +96,7 @@ func (s *state) leavePublished() bool {
 func (s *state) note(bad []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	logNew(s.log, "manifest rejected", s.bad, bad)
+	logNew(s.log, "rejected", s.bad, bad)
 	s.bad = slices.Clone(bad)
 }
 

@@ -43,6 +43,8 @@ type Config struct {
 	Proxy    *ztunnel.Proxy
 	Observer *observe.Observer
 	Capture  *bpf.Capture
+	// HostProblems are what is wrong on the node beside pods.
+	HostProblems func() []*adminv1.Problem
 }
 
 // Server implements the Admin and Pods services.
@@ -147,7 +149,7 @@ func (s *Server) Add(ctx context.Context, q *adminv1.AddPodRequest) (*adminv1.Ad
 
 // Remove implements Pods.
 func (s *Server) Remove(_ context.Context, q *adminv1.RemovePodRequest) (*adminv1.RemovePodReply, error) {
-	if err := s.cfg.Enroller.Remove(mesh.UID(q.Uid)); err != nil {
+	if err := s.cfg.Enroller.Remove(mesh.UID(q.Uid), q.Netns); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	return &adminv1.RemovePodReply{}, nil

@@ -33,6 +33,7 @@ func (s *Server) node() *adminv1.NodeStatus {
 		n.Problems = append(n.Problems, s.problem(adminv1.Problem_ERROR, "capture", err.Error(), "restart the agent"))
 	}
 	n.CaptureCounters = counters
+	n.Problems = append(n.Problems, s.cfg.HostProblems()...)
 	certs := map[string]identity.Status{}
 	for _, c := range s.cfg.Certs.Snapshot() {
 		certs[c.ID] = c

@@ -231,17 +231,25 @@ func (e *Enroller) outside(reg Registration) bool {
 	return ok && !ns.Enrolled
 }
 
-// Remove forgets a pod whose network namespace goes away. Its open connections end.
-func (e *Enroller) Remove(uid mesh.UID) error {
+// Remove forgets a pod whose network namespace goes away. Its open connections end. If netns is given and the pod has
+// another one by now, nothing happens: a runtime may repeat the removal of a sandbox after it made the next one.
+func (e *Enroller) Remove(uid mesh.UID, netns string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p := e.pods[uid]
-	if p == nil {
+	if p == nil || netns != "" && !samePlace(netns, p.reg.Netns) {
 		return nil
 	}
 	e.letGo(p)
 	delete(e.pods, uid)
 	return e.save()
+}
+
+// samePlace tells whether two paths name one network namespace. /var/run is /run on every system that has both; one that
+// was found by a process is not known by its name, and taken for the same.
+func samePlace(a, b string) bool {
+	a, b = strings.TrimPrefix(a, "/var"), strings.TrimPrefix(b, "/var")
+	return a == b || strings.HasSuffix(b, "/ns/net")
 }
 
 // letGo ends everything about a pod at once. Caller holds mu.

@@ -336,8 +336,11 @@ func (x *AddPodReply) GetState() string {
 }
 
 type RemovePodRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The network namespace that goes; empty means whichever the pod has. A pod may have another one by now: runtimes repeat
+	// a removal of an old one after they made a new one.
+	Netns         string `protobuf:"bytes,2,opt,name=netns,proto3" json:"netns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -375,6 +378,13 @@ func (*RemovePodRequest) Descriptor() ([]byte, []int) {
 func (x *RemovePodRequest) GetUid() string {
 	if x != nil {
 		return x.Uid
+	}
+	return ""
+}
+
+func (x *RemovePodRequest) GetNetns() string {
+	if x != nil {
+		return x.Netns
 	}
 	return ""
 }
@@ -2758,9 +2768,10 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
 	"\x05netns\x18\x04 \x01(\tR\x05netns\"#\n" +
 	"\vAddPodReply\x12\x14\n" +
-	"\x05state\x18\x01 \x01(\tR\x05state\"$\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\":\n" +
 	"\x10RemovePodRequest\x12\x10\n" +
-	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
+	"\x05netns\x18\x02 \x01(\tR\x05netns\"\x10\n" +
 	"\x0eRemovePodReply\"+\n" +
 	"\vListRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"\x0f\n" +

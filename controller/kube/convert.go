@@ -16,6 +16,10 @@ import (
 // fromAPI is where every object here comes from, in messages.
 var fromAPI = manifest.Origin{File: "kubernetes"}
 
+// mirrorAnnotation is on the API server's picture of a static pod, and has the uid that its node knows it by: the
+// picture's own is another.
+const mirrorAnnotation = "kubernetes.io/config.mirror"
+
 // convert returns the part of an API object that the mesh needs.
 // Returns an error that wraps manifest.ErrRejected for one of our own kinds that says something impossible.
 func convert(obj any) (*manifest.Object, error) {
@@ -25,7 +29,11 @@ func convert(obj any) (*manifest.Object, error) {
 	case *corev1.Node:
 		return object(manifest.KindNode, o, node(o)), nil
 	case *corev1.Pod:
-		return object(manifest.KindPod, o, pod(o)), nil
+		out := object(manifest.KindPod, o, pod(o))
+		if uid := o.Annotations[mirrorAnnotation]; uid != "" {
+			out.Meta.UID = uid
+		}
+		return out, nil
 	case *corev1.Service:
 		return object(manifest.KindService, o, service(o)), nil
 	case *discoveryv1.EndpointSlice:
