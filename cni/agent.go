@@ -48,10 +48,10 @@ func (a agent) add(ctx context.Context, p pod, netns string) (state string, err 
 	return state, err
 }
 
-// remove tells that a pod goes.
-func (a agent) remove(ctx context.Context, p pod) error {
+// remove tells that a pod's network namespace goes.
+func (a agent) remove(ctx context.Context, p pod, netns string) error {
 	return a.persist(ctx, func(conn *grpc.ClientConn) error {
-		_, err := adminv1.NewPodsClient(conn).Remove(ctx, &adminv1.RemovePodRequest{Uid: p.uid, Netns: p.netns})
+		_, err := adminv1.NewPodsClient(conn).Remove(ctx, &adminv1.RemovePodRequest{Uid: p.uid, Netns: netns})
 		return err
 	})
 }

@@ -213,7 +213,7 @@ func (p Plugin) del(r *request) (note string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), shortWait)
 	defer cancel()
-	if err := (agent{socket: r.conf.Socket}).remove(ctx, r.pod); err != nil {
+	if err := (agent{socket: r.conf.Socket}).remove(ctx, r.pod, r.netns); err != nil {
 		return "the agent was not told: " + err.Error(), nil
 	}
 	return "forgotten", nil
