@@ -6,7 +6,8 @@
 //	procpods  pods that run already, from /proc
 //	podnet    sockets inside their network namespaces
 //	observe   connection records → log, metrics, flows
-//	admin     what agentctl and a CNI plug-in ask, on a unix socket
+//	kubelet   whose probes reach pods without ztunnel
+//	admin     what agentctl and the CNI plug-in ask, on a unix socket
 //	relay     the same questions from the controller, over a stream that the agent opens
 package agent
 
@@ -61,6 +62,10 @@ type Config struct {
 	CgroupRoot string
 	// ProcDir is the node's /proc, in which pods that run already are looked for; empty looks for none.
 	ProcDir string
+	// KubeletNames are what the kubelet's program may be called; nil for the usual names.
+	KubeletNames []string
+	// CNI is the node's CNI chain, into which the plug-in is put.
+	CNI CNI
 	// MetricsListen serves /metrics, /healthz and /readyz; empty serves none.
 	MetricsListen string
 	// EncryptSameNode tunnels between pods of this node too.
@@ -86,6 +91,7 @@ type Agent struct {
 	observer *observe.Observer
 	enroller *enroll.Enroller
 	admin    *admin.Server
+	host     *host
 }
 
 // New prepares everything that can fail for good, so that Run only has to serve.
@@ -106,8 +112,13 @@ func New(cfg Config) (*Agent, error) {
 	if err := a.dataPath(); err != nil {
 		return nil, err
 	}
+	var err error
+	if a.host, err = newHost(cfg); err != nil {
+		return nil, err
+	}
 	a.admin = admin.New(admin.Config{
-		Node: cfg.Node, Version: cfg.Version, Started: time.Now(), NodeID: a.nodeID().String(), World: a.world, Bundle: a.bundles.Load,
+		HostProblems: a.hostProblems,
+		Node:         cfg.Node, Version: cfg.Version, Started: time.Now(), NodeID: a.nodeID().String(), World: a.world, Bundle: a.bundles.Load,
 		Feed: a.feed, Certs: a.manager, Enroller: a.enroller, Proxy: a.proxy, Observer: a.observer, Capture: a.capture,
 	})
 	return a, a.registerMetrics()
@@ -232,6 +243,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.enroller.Run(gctx) })
 	group.Go(func() error { return admin.Serve(gctx, socket, a.admin) })
 	group.Go(func() error { return a.serveMetrics(gctx) })
+	group.Go(func() error { return a.keepChain(gctx) })
+	group.Go(func() error { return a.followKubelet(gctx) })
 	group.Go(func() error {
 		return relay.New(relay.Config{Client: adminv1.NewRelayClient(a.channel), Admin: a.admin, Log: a.cfg.Log}).Run(gctx)
 	})
@@ -242,6 +255,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	<-threadDone
 	a.channel.Close()
 	err = errors.Join(err, a.capture.Close())
+	if a.leaving() {
+		a.cfg.Log.Info("the mesh leaves: nothing stays on this node")
+		err = errors.Join(err, a.clearNode())
+	}
 	if ctx.Err() != nil {
 		return nil // asked to stop: what ended because of that is no failure
 	}

@@ -6,6 +6,7 @@
  *   outbound.h  connect4/6       app dials: note the destination on the socket, show the pod's source, turn to ztunnel
  *               established      (sockops, before the SYN) publish the destination under the now known local port
  *   inbound.h   steer            (sk_lookup) hand every new connection to the listener of its role
+ *   kubelet.h                    (in established and steer) let the kubelet's probes through to the app
  *   names.h     getpeername4/6   tell each app its true peer, accept() included
  *               getsockname4/6   tell a client its own address, never loopback
  *   here        sendmsg4/6       count datagrams, which are not captured

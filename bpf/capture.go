@@ -22,7 +22,7 @@ import (
 )
 
 // abiVersion names the layout of the pinned maps. A change to a shared struct or a map's type needs a new one.
-const abiVersion = "v1"
+const abiVersion = "v2"
 
 // ErrInUse is returned by Open if another process drives the same pins.
 var ErrInUse = errors.New("pins are in use by another agent")
@@ -45,6 +45,8 @@ type Capture struct {
 	progs  *ebpf.Collection
 	maps   captureMaps
 	shared map[string]*ebpf.Map // maps by name, for each pod's copy of steer
+	// unreadable is why the programs cannot tell processes apart, nil if they can.
+	unreadable error
 
 	mu    sync.Mutex
 	slots map[uint64]*Slot // by netns cookie
@@ -170,11 +172,14 @@ func isShared(mapName string) bool { return mapName[0] != '.' }
 
 // loadPrograms loads everything but steer, which is loaded once a pod, with `pinned` in place of new maps.
 func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
-	spec := c.spec.Copy()
-	delete(spec.Programs, "steer")
-	progs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
+	progs, err := c.loadCollection(pinned, true)
 	if err != nil {
-		return fmt.Errorf("load capture programs: %w", err)
+		// Capture does not depend on knowing the kubelet: without, its probes are connections like any.
+		var second error
+		if progs, second = c.loadCollection(pinned, false); second != nil {
+			return fmt.Errorf("load capture programs: %w", second)
+		}
+		c.unreadable = err
 	}
 	c.progs = progs
 	c.shared = map[string]*ebpf.Map{}
@@ -185,11 +190,24 @@ func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
 	}
 	c.maps = captureMaps{
 		Counters: c.shared[captureMapCounters], Dialled: c.shared[captureMapDialled],
+		Kubelets: c.shared[captureMapKubelets], Probes: c.shared[captureMapProbes],
 		Listeners: c.shared[captureMapListeners], Origins: c.shared[captureMapOrigins],
 		OwnAddrs: c.shared[captureMapOwnAddrs], OwnSockets: c.shared[captureMapOwnSockets],
 		Peers: c.shared[captureMapPeers], Pods: c.shared[captureMapPods], Slots: c.shared[captureMapSlots],
 	}
 	return nil
+}
+
+// loadCollection loads the programs, with or without their reading which process connects.
+func (c *Capture) loadCollection(pinned map[string]*ebpf.Map, readsTasks bool) (*ebpf.Collection, error) {
+	spec := c.spec.Copy()
+	delete(spec.Programs, "steer")
+	if !readsTasks {
+		if err := spec.Variables["reads_tasks"].Set(uint32(0)); err != nil {
+			return nil, err
+		}
+	}
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
 }
 
 // Close releases the process's hold. Pods stay captured: the pins live on.

@@ -23,26 +23,35 @@ type captureAddr struct {
 type captureCaptureReason uint32
 
 const (
-	captureCaptureReasonOUT_CAPTURED   captureCaptureReason = 0
-	captureCaptureReasonOUT_OWN        captureCaptureReason = 1
-	captureCaptureReasonOUT_LOCAL      captureCaptureReason = 2
-	captureCaptureReasonOUT_LINK_LOCAL captureCaptureReason = 3
-	captureCaptureReasonOUT_UDP        captureCaptureReason = 4
-	captureCaptureReasonOUT_OTHER      captureCaptureReason = 5
-	captureCaptureReasonOUT_PENDING    captureCaptureReason = 6
-	captureCaptureReasonOUT_NO_SOURCE  captureCaptureReason = 7
-	captureCaptureReasonOUT_ERROR      captureCaptureReason = 8
-	captureCaptureReasonOUT_FAIL_OPEN  captureCaptureReason = 9
-	captureCaptureReasonIN_PLAINTEXT   captureCaptureReason = 10
-	captureCaptureReasonIN_TUNNEL      captureCaptureReason = 11
-	captureCaptureReasonIN_LOCAL       captureCaptureReason = 12
-	captureCaptureReasonIN_PENDING     captureCaptureReason = 13
-	captureCaptureReasonIN_NO_LISTENER captureCaptureReason = 14
-	captureCaptureReasonIN_ERROR       captureCaptureReason = 15
-	captureCaptureReasonIN_FAIL_OPEN   captureCaptureReason = 16
-	captureCaptureReasonUDP_SENT       captureCaptureReason = 17
-	captureCaptureReasonREASONS        captureCaptureReason = 18
+	captureCaptureReasonOUT_CAPTURED    captureCaptureReason = 0
+	captureCaptureReasonOUT_OWN         captureCaptureReason = 1
+	captureCaptureReasonOUT_LOCAL       captureCaptureReason = 2
+	captureCaptureReasonOUT_LINK_LOCAL  captureCaptureReason = 3
+	captureCaptureReasonOUT_UDP         captureCaptureReason = 4
+	captureCaptureReasonOUT_OTHER       captureCaptureReason = 5
+	captureCaptureReasonOUT_PENDING     captureCaptureReason = 6
+	captureCaptureReasonOUT_NO_SOURCE   captureCaptureReason = 7
+	captureCaptureReasonOUT_ERROR       captureCaptureReason = 8
+	captureCaptureReasonOUT_FAIL_OPEN   captureCaptureReason = 9
+	captureCaptureReasonIN_PLAINTEXT    captureCaptureReason = 10
+	captureCaptureReasonIN_TUNNEL       captureCaptureReason = 11
+	captureCaptureReasonIN_LOCAL        captureCaptureReason = 12
+	captureCaptureReasonIN_PENDING      captureCaptureReason = 13
+	captureCaptureReasonIN_NO_LISTENER  captureCaptureReason = 14
+	captureCaptureReasonIN_ERROR        captureCaptureReason = 15
+	captureCaptureReasonIN_FAIL_OPEN    captureCaptureReason = 16
+	captureCaptureReasonUDP_SENT        captureCaptureReason = 17
+	captureCaptureReasonIN_PROBE        captureCaptureReason = 18
+	captureCaptureReasonPROBE_NOT_NOTED captureCaptureReason = 19
+	captureCaptureReasonREASONS         captureCaptureReason = 20
 )
+
+type captureKubelet struct {
+	_     structs.HostLayout
+	Start uint64
+	Pidns uint32
+	Pid   uint32
+}
 
 type captureListenerRole uint32
 
@@ -89,6 +98,12 @@ const (
 	capturePodStatePOD_LEAVING   capturePodState = 3
 )
 
+type captureProbeKey struct {
+	_      structs.HostLayout
+	Client captureAddr
+	Server captureAddr
+}
+
 type captureSlot struct {
 	_        structs.HostLayout
 	State    uint32
@@ -106,12 +121,14 @@ type captureSlot struct {
 const (
 	captureMapCounters         = "counters"
 	captureMapDialled          = "dialled"
+	captureMapKubelets         = "kubelets"
 	captureMapListeners        = "listeners"
 	captureMapOrigins          = "origins"
 	captureMapOwnAddrs         = "own_addrs"
 	captureMapOwnSockets       = "own_sockets"
 	captureMapPeers            = "peers"
 	captureMapPods             = "pods"
+	captureMapProbes           = "probes"
 	captureMapSlots            = "slots"
 	captureProgConnect4        = "connect4"
 	captureProgConnect6        = "connect6"
@@ -126,6 +143,7 @@ const (
 	captureVarCaptureReasonBtf = "capture_reason_btf"
 	captureVarListenerRoleBtf  = "listener_role_btf"
 	captureVarPodStateBtf      = "pod_state_btf"
+	captureVarReadsTasks       = "reads_tasks"
 	captureVarSteerSlot        = "steer_slot"
 )
 
@@ -189,12 +207,14 @@ type captureProgramSpecs struct {
 type captureMapSpecs struct {
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Dialled    *ebpf.MapSpec `ebpf:"dialled"`
+	Kubelets   *ebpf.MapSpec `ebpf:"kubelets"`
 	Listeners  *ebpf.MapSpec `ebpf:"listeners"`
 	Origins    *ebpf.MapSpec `ebpf:"origins"`
 	OwnAddrs   *ebpf.MapSpec `ebpf:"own_addrs"`
 	OwnSockets *ebpf.MapSpec `ebpf:"own_sockets"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
 	Pods       *ebpf.MapSpec `ebpf:"pods"`
+	Probes     *ebpf.MapSpec `ebpf:"probes"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 }
 
@@ -205,6 +225,7 @@ type captureVariableSpecs struct {
 	CaptureReasonBtf *ebpf.VariableSpec `ebpf:"capture_reason_btf"`
 	ListenerRoleBtf  *ebpf.VariableSpec `ebpf:"listener_role_btf"`
 	PodStateBtf      *ebpf.VariableSpec `ebpf:"pod_state_btf"`
+	ReadsTasks       *ebpf.VariableSpec `ebpf:"reads_tasks"`
 	SteerSlot        *ebpf.VariableSpec `ebpf:"steer_slot"`
 }
 
@@ -230,12 +251,14 @@ func (o *captureObjects) Close() error {
 type captureMaps struct {
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Dialled    *ebpf.Map `ebpf:"dialled"`
+	Kubelets   *ebpf.Map `ebpf:"kubelets"`
 	Listeners  *ebpf.Map `ebpf:"listeners"`
 	Origins    *ebpf.Map `ebpf:"origins"`
 	OwnAddrs   *ebpf.Map `ebpf:"own_addrs"`
 	OwnSockets *ebpf.Map `ebpf:"own_sockets"`
 	Peers      *ebpf.Map `ebpf:"peers"`
 	Pods       *ebpf.Map `ebpf:"pods"`
+	Probes     *ebpf.Map `ebpf:"probes"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 }
 
@@ -243,12 +266,14 @@ func (m *captureMaps) Close() error {
 	return _CaptureClose(
 		m.Counters,
 		m.Dialled,
+		m.Kubelets,
 		m.Listeners,
 		m.Origins,
 		m.OwnAddrs,
 		m.OwnSockets,
 		m.Peers,
 		m.Pods,
+		m.Probes,
 		m.Slots,
 	)
 }
@@ -260,6 +285,7 @@ type captureVariables struct {
 	CaptureReasonBtf *ebpf.Variable `ebpf:"capture_reason_btf"`
 	ListenerRoleBtf  *ebpf.Variable `ebpf:"listener_role_btf"`
 	PodStateBtf      *ebpf.Variable `ebpf:"pod_state_btf"`
+	ReadsTasks       *ebpf.Variable `ebpf:"reads_tasks"`
 	SteerSlot        *ebpf.Variable `ebpf:"steer_slot"`
 }
 

@@ -33,7 +33,7 @@ func pinDir(t *testing.T) string {
 
 func config(t *testing.T, dir string) Config {
 	t.Helper()
-	root, err := CgroupRoot()
+	root, err := CgroupRoot("")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -281,7 +281,7 @@ func (c *Capture) adoptSlots() error {
 			}
 		}
 	}
-	return c.forgetPeers()
+	return errors.Join(c.forgetPeers(), c.forgetProbes())
 }
 
 // forgetPeers drops what an earlier agent noted about connections that ended with it.

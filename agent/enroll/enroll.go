@@ -99,7 +99,7 @@ type State string
 const (
 	Unknown   State = "unknown"   // registered, but the controller has not told about it
 	Unmanaged State = "unmanaged" // not in the mesh
-	Pending   State = "pending"   // in the mesh, captured, refused
+	Pending   State = "pending"   // in the mesh and not served yet; refused as soon as it is captured
 	Enrolled  State = "enrolled"  // captured and served
 )
 

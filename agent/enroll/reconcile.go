@@ -99,8 +99,16 @@ func (e *Enroller) locked(f func()) {
 	f()
 }
 
-// enrol captures the pod first, so that nothing passes, then gets what is needed to serve it, and opens the way last.
+// enrol gets the pod's identity, captures the pod, and opens the way. A pod that runs already is not refused while the
+// identity is on its way; one that starts has no process yet.
 func (e *Enroller) enrol(ctx context.Context, p *pod, w *mesh.Workload) {
+	var id identity.ID
+	e.locked(func() {
+		e.adoptIdentity(p, w)
+		id = p.id
+		e.setState(p, Pending, "waiting for its identity")
+	})
+	e.awaitSVID(ctx, p, id)
 	octx, cancel := context.WithTimeout(ctx, addTimeout)
 	defer cancel()
 	net, err := podnet.Open(octx, e.cfg.Thread, e.cfg.Capture, podnet.Spec{Netns: p.reg.Netns, FailOpen: w.FailOpen})
@@ -120,14 +128,10 @@ func (e *Enroller) enrol(ctx context.Context, p *pod, w *mesh.Workload) {
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	p.net, p.stop = net, stop
-	e.adoptIdentity(p, w)
-	id := p.id
-	e.setState(p, Pending, "waiting for its identity")
 	e.mu.Unlock()
 
 	served := &ztunnel.Pod{UID: p.reg.UID, Sockets: net, Outbound: net.Outbound, Plaintext: net.Plaintext, Tunnel: net.Tunnel}
 	e.tasks.Go(func() { e.cfg.Proxy.Serve(life, served) })
-	e.awaitSVID(ctx, p, id)
 	e.openWay(p, net)
 }
 

@@ -66,6 +66,24 @@ struct peer_key {
 };
 _Static_assert(sizeof(struct peer_key) == 48, "struct peer_key is part of the map ABI");
 
+/*
+ * kubelet is the process of the node whose connections are probes; the key is the cookie of the node's network namespace.
+ * Pids and start times are as /proc shows them.
+ */
+struct kubelet {
+	__u64 start; /* field 22 of /proc/<pid>/stat: clock ticks since boot */
+	__u32 pidns; /* inode of its own pid namespace */
+	__u32 pid;   /* its number in that namespace */
+};
+_Static_assert(sizeof(struct kubelet) == 16, "struct kubelet is part of the map ABI");
+
+/* probe_key is a connection that the kubelet makes. Its value is until when its SYN may come, CLOCK_MONOTONIC, nanoseconds. */
+struct probe_key {
+	struct addr client;
+	struct addr server;
+};
+_Static_assert(sizeof(struct probe_key) == 40, "struct probe_key is part of the map ABI");
+
 /* Roles of ztunnel's listeners; listeners[] is indexed by slot * ROLE_STRIDE + role * 2 + (IPv6 ? 1 : 0). */
 enum listener_role {
 	ROLE_OUTBOUND = 0,
@@ -94,5 +112,7 @@ enum capture_reason {
 	IN_ERROR = 15,       /* refused: the socket could not be assigned */
 	IN_FAIL_OPEN = 16,
 	UDP_SENT = 17,       /* datagrams on sockets that never connected */
-	REASONS = 18,
+	IN_PROBE = 18,       /* passed to the app: the kubelet's */
+	PROBE_NOT_NOTED = 19, /* a connection of the kubelet's is as anybody's: too many at once */
+	REASONS = 20,
 };

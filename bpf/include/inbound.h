@@ -3,6 +3,7 @@
 #pragma once
 #include <linux/in.h>
 #include "addr.h"
+#include "kubelet.h"
 #include "maps.h"
 
 #define TUNNEL_PORT 15008
@@ -35,7 +36,7 @@ int steer(struct bpf_sk_lookup *ctx)
 	if (!slot || slot->state == POD_UNMANAGED)
 		return SK_PASS;
 
-	struct addr local = { .port = ctx->local_port }, remote = {};
+	struct addr local = { .port = ctx->local_port }, remote = { .port = bpf_ntohs(ctx->remote_port) };
 	if (ctx->family == AF_INET) {
 		set_v4(local.ip, ctx->local_ip4);
 		set_v4(remote.ip, ctx->remote_ip4);
@@ -53,7 +54,9 @@ int steer(struct bpf_sk_lookup *ctx)
 	if (role < 0)
 		return count(IN_LOCAL, SK_PASS);
 	if (slot->state == POD_PENDING)
-		return count(IN_PENDING, SK_DROP);
+		return count(IN_PENDING, SK_DROP); /* probes too: a pod is not ready before it is served */
+	if (is_probe(&local, &remote))
+		return count(IN_PROBE, SK_PASS);
 	if (slot->state == POD_LEAVING && role == ROLE_PLAINTEXT)
 		return SK_PASS;
 

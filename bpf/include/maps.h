@@ -52,6 +52,22 @@ struct {
 	__type(value, struct addr);
 } peers SEC(".maps");
 
+/* This node's kubelet, keyed by the cookie of the node's network namespace. Nodes may share a kernel. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, struct kubelet);
+} kubelets SEC(".maps");
+
+/* Connections of the kubelet's, from before their SYN until their socket closes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct probe_key);
+	__type(value, __u64);
+} probes SEC(".maps");
+
 /* Marks ztunnel's own sockets; sockets accepted from a marked listener inherit the mark. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

@@ -4,6 +4,7 @@
 #include <linux/in.h>
 #include <linux/in6.h>
 #include "addr.h"
+#include "kubelet.h"
 #include "maps.h"
 
 #define SOL_SOCKET 1
@@ -211,23 +212,23 @@ int connect6(struct bpf_sock_addr *ctx)
 SEC("sockops")
 int established(struct bpf_sock_ops *ctx)
 {
+	if (ctx->op == BPF_SOCK_OPS_STATE_CB) {
+		follow_probe(ctx); /* only the kubelet's sockets say when they change */
+		return 1;
+	}
 	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
 		return 1;
 	struct bpf_sock *sk = ctx->sk;
 	if (!sk)
 		return 1;
 	struct origin *origin = dialled_by(sk);
-	if (!origin)
+	if (!origin) {
+		note_probe(ctx);
 		return 1;
-	struct origin_key key = { .netns = bpf_get_netns_cookie(ctx), .local.port = ctx->local_port };
-	if (ctx->family == AF_INET) {
-		set_v4(key.local.ip, ctx->local_ip4);
-	} else {
-		key.local.ip[0] = ctx->local_ip6[0];
-		key.local.ip[1] = ctx->local_ip6[1];
-		key.local.ip[2] = ctx->local_ip6[2];
-		key.local.ip[3] = ctx->local_ip6[3];
 	}
+	struct probe_key ends = {};
+	ends_of(ctx, &ends);
+	struct origin_key key = { .netns = bpf_get_netns_cookie(ctx), .local = ends.client };
 	struct origin copy = *origin;
 	bpf_map_update_elem(&origins, &key, &copy, BPF_ANY);
 	return 1;

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,24 +42,27 @@ func command() *cobra.Command {
 			return a.Run(cmd.Context())
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&cfg.Node, "node", "", "name of this node")
-	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain")
-	f.StringVar(&cfg.Controller, "controller", "", "controller's gRPC address, host:port")
-	f.StringVar(&cfg.TrustBundle, "trust-bundle", "", "PEM file of the roots that vouch for the controller")
-	f.StringVar(&cfg.JoinTokenFile, "join-token-file", "", "file with what proves this node's name, once: a join token or a projected service-account token")
-	f.StringVar(&cfg.StateDir, "state-dir", "/run/warren/agent", "where the last good state and SVIDs are kept (a tmpfs)")
-	f.StringVar(&cfg.Socket, "socket", "/run/warren/agent.sock", "unix socket of the admin API")
-	f.StringVar(&cfg.PinDir, "pin-dir", "/sys/fs/bpf/warren", "directory on a bpffs for programs and maps")
-	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "", "cgroup v2 hierarchy, or the directory with it as unified (default: found)")
-	f.StringVar(&cfg.ProcDir, "proc-dir", "", "the node's /proc: looks for pods that run already (default: only announced pods)")
-	f.StringVar(&cfg.MetricsListen, "metrics-listen", "127.0.0.1:15020", "address of /metrics, /healthz and /readyz")
-	f.BoolVar(&cfg.EncryptSameNode, "encrypt-same-node", false, "tunnel between pods of this node too")
-	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", 5*time.Second, "how long open connections may go on at a stop")
-	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&format, "log-format", "text", "text or json")
+	flags(cmd.PersistentFlags(), &cfg)
+	cmd.PersistentFlags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	cmd.PersistentFlags().StringVar(&format, "log-format", "text", "text or json")
 	for _, required := range []string{"node", "controller", "trust-bundle"} {
 		_ = cmd.MarkFlagRequired(required) // fails only for a flag that is not there
 	}
+	cmd.AddCommand(cleanupCommand(&cfg))
 	return cmd
+}
+
+// cleanupCommand is for a node where no agent runs any more.
+func cleanupCommand(cfg *agent.Config) *cobra.Command {
+	return &cobra.Command{
+		Use: "cleanup", Short: "Remove what agents left on this node: the CNI plug-in, pods' capture, state", Args: cobra.NoArgs,
+		Long: "Pods that are captured still are let go: their next connection is as if there were no mesh. An uninstall does\n" +
+			"this by itself; it is for a node that was away then. No agent may be running.",
+		RunE: func(*cobra.Command, []string) (err error) {
+			if cfg.Log, err = logging.New(os.Stderr, "info", "text"); err != nil {
+				return err
+			}
+			return agent.Cleanup(*cfg)
+		},
+	}
 }

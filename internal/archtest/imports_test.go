@@ -20,6 +20,9 @@ const (
 	ebpf     = "github.com/cilium/ebpf"
 	linkLib  = "github.com/vishvananda/netlink"
 	cobra    = "github.com/spf13/cobra"
+	helm     = "helm.sh/helm"
+	registry = "github.com/google/go-containerregistry"
+	cniLib   = "github.com/containernetworking/cni"
 )
 
 // rules is the table of the design. cilium/ebpf is in bpf only and k8s.io nowhere but where it says so: nothing else
@@ -32,8 +35,9 @@ func rules() []Rule {
 		{Of: "bpf", May: []string{ebpf, xsys}},
 		{Of: "ztunnel", May: []string{"./mesh", "./identity", "./policy", "golang.org/x/net", xsys}},
 		{Of: "ztunnel/hbone", May: []string{"golang.org/x/net"}},
-		{Of: "agent", May: []string{"./mesh", "./identity", "./policy", "./bpf", "./ztunnel", "./api", "./internal/meshview", grpcLib, protobuf, prom, xsys, xsync, linkLib}, Never: []string{"./ztunnel/hbone"}},
+		{Of: "agent", May: []string{"./mesh", "./identity", "./policy", "./bpf", "./ztunnel", "./api", "./internal/meshview", "./cni/netconf", "./cni/cnichain", grpcLib, protobuf, prom, xsys, xsync, linkLib}, Never: []string{"./ztunnel/hbone"}},
 		{Of: "agent/enroll", May: []string{"./mesh", "./identity", "./bpf", "./ztunnel", "./agent/podnet", "k8s.io"}},
+		{Of: "agent/kubelet", May: []string{"./bpf", xsys}},
 		{Of: "agent/podnet", May: []string{"./bpf", linkLib, xsys}},
 		{Of: "agent/observe", May: []string{"./api", "./ztunnel", prom}},
 		{Of: "controller", May: []string{"./mesh", "./identity", "./policy", "./ca", "./api", "./internal/meshview", grpcLib, protobuf, prom, xsys, xsync, "github.com/fsnotify/fsnotify", "go.yaml.in/yaml", "k8s.io"}},
@@ -43,9 +47,18 @@ func rules() []Rule {
 		{Of: "api/resource", May: []string{"./api", "./mesh", "./identity", "./policy", protobuf}},
 		{Of: "lab", May: []string{"./api", "./mesh", "./identity", "./internal", grpcLib, protobuf, xsys, xsync, linkLib, "github.com/miekg/dns", "sigs.k8s.io/yaml"}, Never: []string{"./internal/meshtest", "./internal/labtest"}},
 		{Of: "bench", May: []string{"./lab", "./api", "./identity", "./internal", "./ztunnel/hbone", grpcLib, protobuf, xsys, xsync, "golang.org/x/net", cobra, "sigs.k8s.io/yaml"}},
+		{Of: "cni", May: []string{"./api", cniLib, grpcLib, xsys}},
+		{Of: "cni/netconf"},
+		{Of: "cni/cnichain", May: []string{"./cni/netconf", cniLib, "github.com/fsnotify/fsnotify"}},
+		{Of: "cmd/cni", May: []string{"./cni", "./internal/version", cniLib}, Never: []string{"./cni/cnichain"}},
 		{Of: "cmd/agent", May: []string{"./agent", "./internal", cobra}},
 		{Of: "cmd/controller", May: []string{"./controller", "./ca/attest", "./internal", cobra, "github.com/spf13/pflag"}},
-		{Of: "cmd/agentctl", May: []string{"./api", "./lab", "./internal", cobra, grpcLib, protobuf, "golang.org/x/term", "sigs.k8s.io/yaml"}},
+		{Of: "cmd/agentctl", May: []string{"./api", "./lab", "./internal", cobra, grpcLib, protobuf, "golang.org/x/term", "sigs.k8s.io/yaml", "k8s.io"}},
+		{Of: "deploy"},
+		{Of: "hack/images", May: []string{"./internal/image"}},
+		{Of: "internal/image", May: []string{registry}},
+		{Of: "internal/release", May: []string{"./deploy", helm, "k8s.io"}},
+		{Of: "internal/cluster", May: []string{"k8s.io"}},
 		{Of: "cmd/sample", May: []string{"./internal/sample"}},
 		{Of: "internal/archtest"},
 		{Of: "internal/logging"},
@@ -56,6 +69,7 @@ func rules() []Rule {
 		{Of: "internal/labtest", May: []string{"./api", "./lab", "./internal", grpcLib, xsys}},
 		{Of: "internal/sample", May: []string{cobra, xsys, xsync}},
 		{Of: "test", May: []string{"./internal", "./api"}},
+		{Of: "test/e2e", May: []string{"./internal", "./api", "k8s.io", cobra, linkLib, "github.com/vishvananda/netns", xsys, xsync, "github.com/google/go-containerregistry"}},
 	}
 }
 

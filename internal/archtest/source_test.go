@@ -35,6 +35,7 @@ func globals() map[string]string {
 		"lab serviceCIDR4":             "a constant that Go has no syntax for",
 		"lab serviceCIDR6":             "a constant that Go has no syntax for",
 		"lab kindsWithPods":            "a table, never changed",
+		"test/e2e/cluster files":       "embedded files",
 		"ztunnel/hbone frameSizes":     "a table, never changed",
 		"ztunnel buffers":              "a sync.Pool has no content to see",
 	}

@@ -35,7 +35,10 @@ func TestTheKernelHasWhatWarrensProgramsUse(t *testing.T) {
 			asm.FnGetNetnsCookie, asm.FnGetSocketCookie, asm.FnGetCurrentPidTgid, asm.FnGetCurrentCgroupId,
 			asm.FnSkStorageGet, asm.FnSkStorageDelete, asm.FnBind, asm.FnSetsockopt, asm.FnSkLookupTcp, asm.FnSkRelease,
 		},
-		ebpf.SockOps:  {asm.FnGetNetnsCookie, asm.FnGetSocketCookie, asm.FnSkStorageGet, asm.FnSockHashUpdate},
+		ebpf.SockOps: {
+			asm.FnGetNetnsCookie, asm.FnGetSocketCookie, asm.FnSkStorageGet, asm.FnSockHashUpdate,
+			asm.FnSockOpsCbFlagsSet, asm.FnGetCurrentTask, asm.FnProbeReadKernel,
+		},
 		ebpf.SkLookup: {asm.FnSkAssign, asm.FnSkRelease},
 		ebpf.SkMsg:    {asm.FnMsgRedirectHash},
 	} {
