@@ -68,7 +68,8 @@ func (c *Controller) assemble() error {
 	adminv1.RegisterRelayServer(c.agents, c.hub)
 
 	c.admins = grpc.NewServer(grpc.MaxConcurrentStreams(64), grpc.ConnectionTimeout(5*time.Second))
-	adminv1.RegisterAdminServer(c.admins, c.newAdmin())
+	c.admin = c.newAdmin()
+	adminv1.RegisterAdminServer(c.admins, c.admin)
 	c.http = &http.Server{
 		Handler: c.metrics.handler(c.state.ready), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,

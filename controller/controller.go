@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/warren-mesh/warren/ca"
+	"github.com/warren-mesh/warren/controller/admin"
 	"github.com/warren-mesh/warren/controller/manifest"
 	"github.com/warren-mesh/warren/controller/publish"
 	"github.com/warren-mesh/warren/controller/relay"
@@ -46,6 +47,7 @@ type Controller struct {
 	watchers  *publish.Server
 	hub       *relay.Hub
 	metrics   *metrics
+	admin     *admin.Server
 
 	agents   *grpc.Server
 	admins   *grpc.Server

@@ -18,6 +18,7 @@ import (
 	"github.com/warren-mesh/warren/ca"
 	"github.com/warren-mesh/warren/ca/attest"
 	"github.com/warren-mesh/warren/controller/kube"
+	"github.com/warren-mesh/warren/controller/manifest"
 )
 
 // Kubernetes says how a controller runs in a cluster, beside its Config.
@@ -95,6 +96,7 @@ func (r *replica) lead(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return r.reportLeaving(gctx, c) })
+	group.Go(func() error { return (&policyReporter{r, c, map[manifest.Key]verdict{}}).run(gctx) })
 	return group.Wait()
 }
 

@@ -47,7 +47,7 @@ func convert(obj any) (*manifest.Object, error) {
 func object(kind string, o metav1.Object, spec any) *manifest.Object {
 	meta := manifest.Meta{
 		Name: o.GetName(), Namespace: o.GetNamespace(), UID: string(o.GetUID()), Labels: o.GetLabels(),
-		CreationTimestamp: stamp(o.GetCreationTimestamp().Time), Annotations: annotations(o.GetAnnotations()),
+		Generation: o.GetGeneration(), CreationTimestamp: stamp(o.GetCreationTimestamp().Time), Annotations: annotations(o.GetAnnotations()),
 	}
 	if t := o.GetDeletionTimestamp(); t != nil {
 		meta.DeletionTimestamp = stamp(t.Time)

@@ -21,19 +21,25 @@ type store struct {
 	mu       sync.Mutex
 	synced   bool
 	objects  map[name]*manifest.Object
-	rejected map[name]string
+	rejected map[name]rejection
 	failure  string // why the API server could not be followed, "" while it is
 }
 
 type name struct{ namespace, name string }
 
+// rejection is why an object's newest content is not in force.
+type rejection struct {
+	generation int64
+	reason     string
+}
+
 func newStore(kind string, changed func()) *store {
-	return &store{kind: kind, changed: changed, objects: map[name]*manifest.Object{}, rejected: map[name]string{}}
+	return &store{kind: kind, changed: changed, objects: map[name]*manifest.Object{}, rejected: map[name]rejection{}}
 }
 
 // put takes an object in. One of ours that says something impossible keeps what it said last, as a manifest file does.
 // Caller holds mu.
-func (s *store) put(obj any, into map[name]*manifest.Object, rejected map[name]string) error {
+func (s *store) put(obj any, into map[name]*manifest.Object, rejected map[name]rejection) error {
 	m, ok := obj.(metav1.Object)
 	if !ok {
 		return fmt.Errorf("watch %s: got a %T", s.kind, obj)
@@ -41,7 +47,7 @@ func (s *store) put(obj any, into map[name]*manifest.Object, rejected map[name]s
 	key := name{m.GetNamespace(), m.GetName()}
 	o, err := convert(obj)
 	if err != nil {
-		rejected[key] = err.Error()
+		rejected[key] = rejection{m.GetGeneration(), err.Error()}
 		if old := s.objects[key]; old != nil && old.Meta.UID == string(m.GetUID()) {
 			into[key] = old
 		}
@@ -84,7 +90,7 @@ func (s *store) Delete(obj any) error {
 
 // Replace implements cache.ReflectorStore.
 func (s *store) Replace(list []any, _ string) error {
-	objects, rejected := make(map[name]*manifest.Object, len(list)), map[name]string{}
+	objects, rejected := make(map[name]*manifest.Object, len(list)), map[name]rejection{}
 	s.mu.Lock()
 	for _, obj := range list {
 		if err := s.put(obj, objects, rejected); err != nil {
@@ -129,8 +135,8 @@ func (s *store) read(r *manifest.Result) {
 	for _, o := range s.objects {
 		r.Objects = append(r.Objects, o)
 	}
-	for _, reason := range s.rejected {
-		r.Rejected = append(r.Rejected, reason)
+	for _, bad := range s.rejected {
+		r.Rejected = append(r.Rejected, bad.reason)
 	}
 	if !s.synced {
 		r.Incomplete = true

@@ -165,6 +165,12 @@ func (d *decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string) error
 			return d.fail(n, path, "want a number from 0 to 65535, got %s", describe(n))
 		}
 		v.SetUint(u)
+	case reflect.Int32, reflect.Int64:
+		i, err := strconv.ParseInt(n.Value, 10, v.Type().Bits())
+		if tag != "!!int" || err != nil {
+			return d.fail(n, path, "want a whole number of at most %d bits, got %s", v.Type().Bits(), describe(n))
+		}
+		v.SetInt(i)
 	default:
 		return d.fail(n, path, "cannot be read into %s", v.Type())
 	}
