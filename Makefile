@@ -14,6 +14,29 @@ help: ## list the targets
 build: ## build the binaries into bin/
 	go build -trimpath -o $(BIN)/ ./cmd/...
 
+# What images are tagged with and binaries in them report: what the chart asks for.
+VERSION ?= $(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
+REGISTRY ?= ghcr.io/warren-mesh
+ARCHES ?= amd64,arm64
+
+.PHONY: images
+images: ## build the container images as OCI archives in bin/images (ARCHES, REGISTRY, VERSION)
+	go run ./hack/images -out $(BIN)/images -arches $(ARCHES) -registry $(REGISTRY) -version $(VERSION)
+
+.PHONY: images-check
+images-check: ## fail if building the images again, elsewhere, gives other bytes
+	@rm -rf $(BIN)/images-again
+	go run ./hack/images -out $(BIN)/images -arches $(ARCHES) -registry $(REGISTRY) -version $(VERSION)
+	TMPDIR=$$(mktemp -d) go run ./hack/images -out $(BIN)/images-again -arches $(ARCHES) -registry $(REGISTRY) -version $(VERSION)
+	cmp $(BIN)/images/warren-agent.tar $(BIN)/images-again/warren-agent.tar
+	cmp $(BIN)/images/warren-controller.tar $(BIN)/images-again/warren-controller.tar
+	@rm -rf $(BIN)/images-again
+
+.PHONY: chart-golden
+chart-golden: ## accept what the chart renders now, after reading the difference
+	go test ./deploy -run TestGolden -update
+	git diff --stat -- deploy/testdata/golden
+
 .PHONY: generate
 generate: generate-proto generate-bpf ## regenerate committed code (needs clang-19, libbpf-dev and protoc)
 
@@ -43,6 +66,14 @@ deps: ## install the Debian packages that tests and generation need
 .PHONY: test
 test: deps ## everything that proves it, as root; ends with go test's closing lines
 	hack/test.sh
+
+.PHONY: e2e
+e2e: deps ## the tests on a real Kubernetes of several nodes on this machine (root)
+	hack/e2e.sh $(E2E)
+
+.PHONY: e2e-binaries
+e2e-binaries: ## build that Kubernetes, once, into ~/.cache/warren/e2e (ten minutes)
+	hack/e2e-binaries.sh
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, known vulnerabilities
