@@ -244,6 +244,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return admin.Serve(gctx, socket, a.admin) })
 	group.Go(func() error { return a.serveMetrics(gctx) })
 	group.Go(func() error { return a.keepChain(gctx) })
+	group.Go(func() error { return a.reportPods(gctx) })
 	group.Go(func() error { return a.followKubelet(gctx) })
 	group.Go(func() error {
 		return relay.New(relay.Config{Client: adminv1.NewRelayClient(a.channel), Admin: a.admin, Log: a.cfg.Log}).Run(gctx)

@@ -142,7 +142,7 @@ func (a *Agent) hostProblems() (out []*adminv1.Problem) {
 		add(adminv1.Problem_WARNING, "kubelet", a.host.kubelet.Error(), "probes of pods under STRICT fail until the kubelet is found")
 	}
 	for _, pod := range a.enroller.Lost() {
-		add(adminv1.Problem_ERROR, "pod "+pod, "it should be in the mesh and its network namespace was not found on this node: it is not captured",
+		add(adminv1.Problem_ERROR, "pod "+pod.FullName(), "it should be in the mesh and its network namespace was not found on this node: it is not captured",
 			"restart the pod; if that does not help, see the agent's log")
 	}
 	return out

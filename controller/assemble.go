@@ -35,6 +35,7 @@ func (c *Controller) assemble() error {
 	c.publisher = publish.New(c.epoch)
 	c.state = newState(c.publisher, c.authority, c.cfg)
 	c.metrics = newMetrics(c)
+	c.reports = newPodReports()
 	attestor := c.cfg.Attestor
 	if attestor == nil {
 		tokens, err := attest.OpenTokens(TokenFile(c.cfg.StateDir), nil)
@@ -66,6 +67,7 @@ func (c *Controller) assemble() error {
 	cav1.RegisterCAServer(c.agents, signer)
 	meshv1.RegisterMeshServer(c.agents, c.watchers)
 	adminv1.RegisterRelayServer(c.agents, c.hub)
+	adminv1.RegisterReportsServer(c.agents, c.reports)
 
 	c.admins = grpc.NewServer(grpc.MaxConcurrentStreams(64), grpc.ConnectionTimeout(5*time.Second))
 	c.admin = c.newAdmin()

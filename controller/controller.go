@@ -48,6 +48,7 @@ type Controller struct {
 	hub       *relay.Hub
 	metrics   *metrics
 	admin     *admin.Server
+	reports   *podReports
 
 	agents   *grpc.Server
 	admins   *grpc.Server

@@ -96,6 +96,7 @@ func (r *replica) lead(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return r.reportLeaving(gctx, c) })
+	group.Go(func() error { return (&podReporter{r, c}).run(gctx) })
 	group.Go(func() error { return (&policyReporter{r, c, map[manifest.Key]verdict{}}).run(gctx) })
 	return group.Wait()
 }

@@ -101,13 +101,13 @@ func (e *Enroller) forgetGone() {
 }
 
 // Lost returns the pods that should be captured here and could not be found.
-func (e *Enroller) Lost() []string {
+func (e *Enroller) Lost() []*mesh.Workload {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var out []string
+	var out []*mesh.Workload
 	for uid := range e.lost {
 		if w := e.cfg.World.Load().Mesh.Workload(uid); w != nil {
-			out = append(out, w.FullName())
+			out = append(out, w)
 		}
 	}
 	return out

@@ -70,7 +70,7 @@ func (x Problem_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Problem_Severity.Descriptor instead.
 func (Problem_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{12, 0}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type RelayCall struct {
@@ -425,6 +425,147 @@ func (*RemovePodReply) Descriptor() ([]byte, []int) {
 	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{5}
 }
 
+type PodsReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pods          []*PodState            `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodsReport) Reset() {
+	*x = PodsReport{}
+	mi := &file_api_adminv1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodsReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodsReport) ProtoMessage() {}
+
+func (x *PodsReport) ProtoReflect() protoreflect.Message {
+	mi := &file_api_adminv1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodsReport.ProtoReflect.Descriptor instead.
+func (*PodsReport) Descriptor() ([]byte, []int) {
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PodsReport) GetPods() []*PodState {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type PodState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// unknown, unmanaged, pending, enrolled or lost.
+	State         string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodState) Reset() {
+	*x = PodState{}
+	mi := &file_api_adminv1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodState) ProtoMessage() {}
+
+func (x *PodState) ProtoReflect() protoreflect.Message {
+	mi := &file_api_adminv1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodState.ProtoReflect.Descriptor instead.
+func (*PodState) Descriptor() ([]byte, []int) {
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PodState) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *PodState) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *PodState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type PodsReportReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodsReportReply) Reset() {
+	*x = PodsReportReply{}
+	mi := &file_api_adminv1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodsReportReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodsReportReply) ProtoMessage() {}
+
+func (x *PodsReportReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_adminv1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodsReportReply.ProtoReflect.Descriptor instead.
+func (*PodsReportReply) Descriptor() ([]byte, []int) {
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{8}
+}
+
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty means every namespace.
@@ -435,7 +576,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[6]
+	mi := &file_api_adminv1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +588,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[6]
+	mi := &file_api_adminv1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +601,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{6}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListRequest) GetNamespace() string {
@@ -478,7 +619,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[7]
+	mi := &file_api_adminv1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +631,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[7]
+	mi := &file_api_adminv1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +644,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{7}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 type StatusReply struct {
@@ -518,7 +659,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[8]
+	mi := &file_api_adminv1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +671,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[8]
+	mi := &file_api_adminv1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +684,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{8}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StatusReply) GetController() *ControllerStatus {
@@ -585,7 +726,7 @@ type ControllerStatus struct {
 
 func (x *ControllerStatus) Reset() {
 	*x = ControllerStatus{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[9]
+	mi := &file_api_adminv1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +738,7 @@ func (x *ControllerStatus) String() string {
 func (*ControllerStatus) ProtoMessage() {}
 
 func (x *ControllerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[9]
+	mi := &file_api_adminv1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +751,7 @@ func (x *ControllerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerStatus.ProtoReflect.Descriptor instead.
 func (*ControllerStatus) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{9}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ControllerStatus) GetVersion() string {
@@ -696,7 +837,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[10]
+	mi := &file_api_adminv1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +849,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[10]
+	mi := &file_api_adminv1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +862,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{10}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -856,7 +997,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[11]
+	mi := &file_api_adminv1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +1009,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[11]
+	mi := &file_api_adminv1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1022,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{11}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PodStatus) GetUid() string {
@@ -969,7 +1110,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[12]
+	mi := &file_api_adminv1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1122,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[12]
+	mi := &file_api_adminv1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1135,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{12}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Problem) GetSeverity() Problem_Severity {
@@ -1048,7 +1189,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[13]
+	mi := &file_api_adminv1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1201,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[13]
+	mi := &file_api_adminv1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1214,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{13}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Peer) GetAddress() string {
@@ -1166,7 +1307,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[14]
+	mi := &file_api_adminv1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1319,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[14]
+	mi := &file_api_adminv1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1332,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{14}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Flow) GetId() string {
@@ -1335,7 +1476,7 @@ type Phases struct {
 
 func (x *Phases) Reset() {
 	*x = Phases{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[15]
+	mi := &file_api_adminv1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1488,7 @@ func (x *Phases) String() string {
 func (*Phases) ProtoMessage() {}
 
 func (x *Phases) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[15]
+	mi := &file_api_adminv1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1501,7 @@ func (x *Phases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phases.ProtoReflect.Descriptor instead.
 func (*Phases) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{15}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Phases) GetCapture() int64 {
@@ -1427,7 +1568,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[16]
+	mi := &file_api_adminv1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1580,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[16]
+	mi := &file_api_adminv1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1593,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{16}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FlowsRequest) GetFollow() bool {
@@ -1548,7 +1689,7 @@ type WorkloadsReply struct {
 
 func (x *WorkloadsReply) Reset() {
 	*x = WorkloadsReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[17]
+	mi := &file_api_adminv1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1701,7 @@ func (x *WorkloadsReply) String() string {
 func (*WorkloadsReply) ProtoMessage() {}
 
 func (x *WorkloadsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[17]
+	mi := &file_api_adminv1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1714,7 @@ func (x *WorkloadsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadsReply.ProtoReflect.Descriptor instead.
 func (*WorkloadsReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{17}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WorkloadsReply) GetWorkloads() []*WorkloadInfo {
@@ -1606,7 +1747,7 @@ type WorkloadInfo struct {
 
 func (x *WorkloadInfo) Reset() {
 	*x = WorkloadInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[18]
+	mi := &file_api_adminv1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1759,7 @@ func (x *WorkloadInfo) String() string {
 func (*WorkloadInfo) ProtoMessage() {}
 
 func (x *WorkloadInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[18]
+	mi := &file_api_adminv1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1772,7 @@ func (x *WorkloadInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadInfo.ProtoReflect.Descriptor instead.
 func (*WorkloadInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{18}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WorkloadInfo) GetUid() string {
@@ -1741,7 +1882,7 @@ type ServicesReply struct {
 
 func (x *ServicesReply) Reset() {
 	*x = ServicesReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[19]
+	mi := &file_api_adminv1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1894,7 @@ func (x *ServicesReply) String() string {
 func (*ServicesReply) ProtoMessage() {}
 
 func (x *ServicesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[19]
+	mi := &file_api_adminv1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1907,7 @@ func (x *ServicesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesReply.ProtoReflect.Descriptor instead.
 func (*ServicesReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{19}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ServicesReply) GetServices() []*ServiceInfo {
@@ -1790,7 +1931,7 @@ type ServiceInfo struct {
 
 func (x *ServiceInfo) Reset() {
 	*x = ServiceInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[20]
+	mi := &file_api_adminv1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +1943,7 @@ func (x *ServiceInfo) String() string {
 func (*ServiceInfo) ProtoMessage() {}
 
 func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[20]
+	mi := &file_api_adminv1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +1956,7 @@ func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceInfo.ProtoReflect.Descriptor instead.
 func (*ServiceInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{20}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ServiceInfo) GetNamespace() string {
@@ -1874,7 +2015,7 @@ type EndpointInfo struct {
 
 func (x *EndpointInfo) Reset() {
 	*x = EndpointInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[21]
+	mi := &file_api_adminv1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2027,7 @@ func (x *EndpointInfo) String() string {
 func (*EndpointInfo) ProtoMessage() {}
 
 func (x *EndpointInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[21]
+	mi := &file_api_adminv1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2040,7 @@ func (x *EndpointInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointInfo.ProtoReflect.Descriptor instead.
 func (*EndpointInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{21}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EndpointInfo) GetWorkload() string {
@@ -1953,7 +2094,7 @@ type PoliciesReply struct {
 
 func (x *PoliciesReply) Reset() {
 	*x = PoliciesReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[22]
+	mi := &file_api_adminv1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2106,7 @@ func (x *PoliciesReply) String() string {
 func (*PoliciesReply) ProtoMessage() {}
 
 func (x *PoliciesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[22]
+	mi := &file_api_adminv1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2119,7 @@ func (x *PoliciesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesReply.ProtoReflect.Descriptor instead.
 func (*PoliciesReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{22}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PoliciesReply) GetPolicies() []*PolicyInfo {
@@ -2012,7 +2153,7 @@ type PolicyInfo struct {
 
 func (x *PolicyInfo) Reset() {
 	*x = PolicyInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[23]
+	mi := &file_api_adminv1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2165,7 @@ func (x *PolicyInfo) String() string {
 func (*PolicyInfo) ProtoMessage() {}
 
 func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[23]
+	mi := &file_api_adminv1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2178,7 @@ func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyInfo.ProtoReflect.Descriptor instead.
 func (*PolicyInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{23}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PolicyInfo) GetKind() string {
@@ -2120,7 +2261,7 @@ type CertsReply struct {
 
 func (x *CertsReply) Reset() {
 	*x = CertsReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[24]
+	mi := &file_api_adminv1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2273,7 @@ func (x *CertsReply) String() string {
 func (*CertsReply) ProtoMessage() {}
 
 func (x *CertsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[24]
+	mi := &file_api_adminv1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2286,7 @@ func (x *CertsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsReply.ProtoReflect.Descriptor instead.
 func (*CertsReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{24}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CertsReply) GetCerts() []*CertInfo {
@@ -2180,7 +2321,7 @@ type CertInfo struct {
 
 func (x *CertInfo) Reset() {
 	*x = CertInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[25]
+	mi := &file_api_adminv1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2333,7 @@ func (x *CertInfo) String() string {
 func (*CertInfo) ProtoMessage() {}
 
 func (x *CertInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[25]
+	mi := &file_api_adminv1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2346,7 @@ func (x *CertInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertInfo.ProtoReflect.Descriptor instead.
 func (*CertInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{25}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CertInfo) GetNode() string {
@@ -2283,7 +2424,7 @@ type BundleInfo struct {
 
 func (x *BundleInfo) Reset() {
 	*x = BundleInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[26]
+	mi := &file_api_adminv1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2436,7 @@ func (x *BundleInfo) String() string {
 func (*BundleInfo) ProtoMessage() {}
 
 func (x *BundleInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[26]
+	mi := &file_api_adminv1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2449,7 @@ func (x *BundleInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleInfo.ProtoReflect.Descriptor instead.
 func (*BundleInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{26}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *BundleInfo) GetNode() string {
@@ -2348,7 +2489,7 @@ type ConnectionsReply struct {
 
 func (x *ConnectionsReply) Reset() {
 	*x = ConnectionsReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[27]
+	mi := &file_api_adminv1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2501,7 @@ func (x *ConnectionsReply) String() string {
 func (*ConnectionsReply) ProtoMessage() {}
 
 func (x *ConnectionsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[27]
+	mi := &file_api_adminv1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2514,7 @@ func (x *ConnectionsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionsReply.ProtoReflect.Descriptor instead.
 func (*ConnectionsReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{27}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ConnectionsReply) GetConnections() []*Flow {
@@ -2396,7 +2537,7 @@ type AuthzRequest struct {
 
 func (x *AuthzRequest) Reset() {
 	*x = AuthzRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[28]
+	mi := &file_api_adminv1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2549,7 @@ func (x *AuthzRequest) String() string {
 func (*AuthzRequest) ProtoMessage() {}
 
 func (x *AuthzRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[28]
+	mi := &file_api_adminv1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2421,7 +2562,7 @@ func (x *AuthzRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthzRequest.ProtoReflect.Descriptor instead.
 func (*AuthzRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{28}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AuthzRequest) GetFrom() string {
@@ -2467,7 +2608,7 @@ type AuthzReply struct {
 
 func (x *AuthzReply) Reset() {
 	*x = AuthzReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[29]
+	mi := &file_api_adminv1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +2620,7 @@ func (x *AuthzReply) String() string {
 func (*AuthzReply) ProtoMessage() {}
 
 func (x *AuthzReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[29]
+	mi := &file_api_adminv1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +2633,7 @@ func (x *AuthzReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthzReply.ProtoReflect.Descriptor instead.
 func (*AuthzReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{29}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AuthzReply) GetAllowed() bool {
@@ -2559,7 +2700,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[30]
+	mi := &file_api_adminv1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2571,7 +2712,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[30]
+	mi := &file_api_adminv1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2584,7 +2725,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{30}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WhyRequest) GetSrc() string {
@@ -2625,7 +2766,7 @@ type WhyReply struct {
 
 func (x *WhyReply) Reset() {
 	*x = WhyReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[31]
+	mi := &file_api_adminv1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2778,7 @@ func (x *WhyReply) String() string {
 func (*WhyReply) ProtoMessage() {}
 
 func (x *WhyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[31]
+	mi := &file_api_adminv1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2791,7 @@ func (x *WhyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyReply.ProtoReflect.Descriptor instead.
 func (*WhyReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{31}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WhyReply) GetSteps() []*Step {
@@ -2682,7 +2823,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[32]
+	mi := &file_api_adminv1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2835,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[32]
+	mi := &file_api_adminv1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2848,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{32}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Step) GetName() string {
@@ -2772,7 +2913,15 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x10RemovePodRequest\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
 	"\x05netns\x18\x02 \x01(\tR\x05netns\"\x10\n" +
-	"\x0eRemovePodReply\"+\n" +
+	"\x0eRemovePodReply\";\n" +
+	"\n" +
+	"PodsReport\x12-\n" +
+	"\x04pods\x18\x01 \x03(\v2\x19.warren.admin.v1.PodStateR\x04pods\"J\n" +
+	"\bPodState\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x11\n" +
+	"\x0fPodsReportReply\"+\n" +
 	"\vListRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"\x0f\n" +
 	"\rStatusRequest\"\xb9\x01\n" +
@@ -3004,7 +3153,9 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x03Why\x12\x1b.warren.admin.v1.WhyRequest\x1a\x19.warren.admin.v1.WhyReply2\x99\x01\n" +
 	"\x04Pods\x12C\n" +
 	"\x03Add\x12\x1e.warren.admin.v1.AddPodRequest\x1a\x1c.warren.admin.v1.AddPodReply\x12L\n" +
-	"\x06Remove\x12!.warren.admin.v1.RemovePodRequest\x1a\x1f.warren.admin.v1.RemovePodReply2O\n" +
+	"\x06Remove\x12!.warren.admin.v1.RemovePodRequest\x1a\x1f.warren.admin.v1.RemovePodReply2P\n" +
+	"\aReports\x12E\n" +
+	"\x04Pods\x12\x1b.warren.admin.v1.PodsReport\x1a .warren.admin.v1.PodsReportReply2O\n" +
 	"\x05Relay\x12F\n" +
 	"\aConnect\x12\x1b.warren.admin.v1.RelayReply\x1a\x1a.warren.admin.v1.RelayCall(\x010\x01B+Z)github.com/warren-mesh/warren/api/adminv1b\x06proto3"
 
@@ -3021,7 +3172,7 @@ func file_api_adminv1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_api_adminv1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_adminv1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_api_adminv1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_api_adminv1_admin_proto_goTypes = []any{
 	(Problem_Severity)(0),    // 0: warren.admin.v1.Problem.Severity
 	(*RelayCall)(nil),        // 1: warren.admin.v1.RelayCall
@@ -3030,85 +3181,91 @@ var file_api_adminv1_admin_proto_goTypes = []any{
 	(*AddPodReply)(nil),      // 4: warren.admin.v1.AddPodReply
 	(*RemovePodRequest)(nil), // 5: warren.admin.v1.RemovePodRequest
 	(*RemovePodReply)(nil),   // 6: warren.admin.v1.RemovePodReply
-	(*ListRequest)(nil),      // 7: warren.admin.v1.ListRequest
-	(*StatusRequest)(nil),    // 8: warren.admin.v1.StatusRequest
-	(*StatusReply)(nil),      // 9: warren.admin.v1.StatusReply
-	(*ControllerStatus)(nil), // 10: warren.admin.v1.ControllerStatus
-	(*NodeStatus)(nil),       // 11: warren.admin.v1.NodeStatus
-	(*PodStatus)(nil),        // 12: warren.admin.v1.PodStatus
-	(*Problem)(nil),          // 13: warren.admin.v1.Problem
-	(*Peer)(nil),             // 14: warren.admin.v1.Peer
-	(*Flow)(nil),             // 15: warren.admin.v1.Flow
-	(*Phases)(nil),           // 16: warren.admin.v1.Phases
-	(*FlowsRequest)(nil),     // 17: warren.admin.v1.FlowsRequest
-	(*WorkloadsReply)(nil),   // 18: warren.admin.v1.WorkloadsReply
-	(*WorkloadInfo)(nil),     // 19: warren.admin.v1.WorkloadInfo
-	(*ServicesReply)(nil),    // 20: warren.admin.v1.ServicesReply
-	(*ServiceInfo)(nil),      // 21: warren.admin.v1.ServiceInfo
-	(*EndpointInfo)(nil),     // 22: warren.admin.v1.EndpointInfo
-	(*PoliciesReply)(nil),    // 23: warren.admin.v1.PoliciesReply
-	(*PolicyInfo)(nil),       // 24: warren.admin.v1.PolicyInfo
-	(*CertsReply)(nil),       // 25: warren.admin.v1.CertsReply
-	(*CertInfo)(nil),         // 26: warren.admin.v1.CertInfo
-	(*BundleInfo)(nil),       // 27: warren.admin.v1.BundleInfo
-	(*ConnectionsReply)(nil), // 28: warren.admin.v1.ConnectionsReply
-	(*AuthzRequest)(nil),     // 29: warren.admin.v1.AuthzRequest
-	(*AuthzReply)(nil),       // 30: warren.admin.v1.AuthzReply
-	(*WhyRequest)(nil),       // 31: warren.admin.v1.WhyRequest
-	(*WhyReply)(nil),         // 32: warren.admin.v1.WhyReply
-	(*Step)(nil),             // 33: warren.admin.v1.Step
-	nil,                      // 34: warren.admin.v1.NodeStatus.CaptureCountersEntry
-	nil,                      // 35: warren.admin.v1.WorkloadInfo.MtlsPortsEntry
+	(*PodsReport)(nil),       // 7: warren.admin.v1.PodsReport
+	(*PodState)(nil),         // 8: warren.admin.v1.PodState
+	(*PodsReportReply)(nil),  // 9: warren.admin.v1.PodsReportReply
+	(*ListRequest)(nil),      // 10: warren.admin.v1.ListRequest
+	(*StatusRequest)(nil),    // 11: warren.admin.v1.StatusRequest
+	(*StatusReply)(nil),      // 12: warren.admin.v1.StatusReply
+	(*ControllerStatus)(nil), // 13: warren.admin.v1.ControllerStatus
+	(*NodeStatus)(nil),       // 14: warren.admin.v1.NodeStatus
+	(*PodStatus)(nil),        // 15: warren.admin.v1.PodStatus
+	(*Problem)(nil),          // 16: warren.admin.v1.Problem
+	(*Peer)(nil),             // 17: warren.admin.v1.Peer
+	(*Flow)(nil),             // 18: warren.admin.v1.Flow
+	(*Phases)(nil),           // 19: warren.admin.v1.Phases
+	(*FlowsRequest)(nil),     // 20: warren.admin.v1.FlowsRequest
+	(*WorkloadsReply)(nil),   // 21: warren.admin.v1.WorkloadsReply
+	(*WorkloadInfo)(nil),     // 22: warren.admin.v1.WorkloadInfo
+	(*ServicesReply)(nil),    // 23: warren.admin.v1.ServicesReply
+	(*ServiceInfo)(nil),      // 24: warren.admin.v1.ServiceInfo
+	(*EndpointInfo)(nil),     // 25: warren.admin.v1.EndpointInfo
+	(*PoliciesReply)(nil),    // 26: warren.admin.v1.PoliciesReply
+	(*PolicyInfo)(nil),       // 27: warren.admin.v1.PolicyInfo
+	(*CertsReply)(nil),       // 28: warren.admin.v1.CertsReply
+	(*CertInfo)(nil),         // 29: warren.admin.v1.CertInfo
+	(*BundleInfo)(nil),       // 30: warren.admin.v1.BundleInfo
+	(*ConnectionsReply)(nil), // 31: warren.admin.v1.ConnectionsReply
+	(*AuthzRequest)(nil),     // 32: warren.admin.v1.AuthzRequest
+	(*AuthzReply)(nil),       // 33: warren.admin.v1.AuthzReply
+	(*WhyRequest)(nil),       // 34: warren.admin.v1.WhyRequest
+	(*WhyReply)(nil),         // 35: warren.admin.v1.WhyReply
+	(*Step)(nil),             // 36: warren.admin.v1.Step
+	nil,                      // 37: warren.admin.v1.NodeStatus.CaptureCountersEntry
+	nil,                      // 38: warren.admin.v1.WorkloadInfo.MtlsPortsEntry
 }
 var file_api_adminv1_admin_proto_depIdxs = []int32{
-	10, // 0: warren.admin.v1.StatusReply.controller:type_name -> warren.admin.v1.ControllerStatus
-	11, // 1: warren.admin.v1.StatusReply.nodes:type_name -> warren.admin.v1.NodeStatus
-	13, // 2: warren.admin.v1.StatusReply.problems:type_name -> warren.admin.v1.Problem
-	12, // 3: warren.admin.v1.NodeStatus.pods:type_name -> warren.admin.v1.PodStatus
-	34, // 4: warren.admin.v1.NodeStatus.capture_counters:type_name -> warren.admin.v1.NodeStatus.CaptureCountersEntry
-	13, // 5: warren.admin.v1.NodeStatus.problems:type_name -> warren.admin.v1.Problem
-	0,  // 6: warren.admin.v1.Problem.severity:type_name -> warren.admin.v1.Problem.Severity
-	14, // 7: warren.admin.v1.Flow.src:type_name -> warren.admin.v1.Peer
-	14, // 8: warren.admin.v1.Flow.dst:type_name -> warren.admin.v1.Peer
-	16, // 9: warren.admin.v1.Flow.phases:type_name -> warren.admin.v1.Phases
-	19, // 10: warren.admin.v1.WorkloadsReply.workloads:type_name -> warren.admin.v1.WorkloadInfo
-	35, // 11: warren.admin.v1.WorkloadInfo.mtls_ports:type_name -> warren.admin.v1.WorkloadInfo.MtlsPortsEntry
-	21, // 12: warren.admin.v1.ServicesReply.services:type_name -> warren.admin.v1.ServiceInfo
-	22, // 13: warren.admin.v1.ServiceInfo.endpoints:type_name -> warren.admin.v1.EndpointInfo
-	24, // 14: warren.admin.v1.PoliciesReply.policies:type_name -> warren.admin.v1.PolicyInfo
-	26, // 15: warren.admin.v1.CertsReply.certs:type_name -> warren.admin.v1.CertInfo
-	27, // 16: warren.admin.v1.CertsReply.bundles:type_name -> warren.admin.v1.BundleInfo
-	15, // 17: warren.admin.v1.ConnectionsReply.connections:type_name -> warren.admin.v1.Flow
-	33, // 18: warren.admin.v1.WhyReply.steps:type_name -> warren.admin.v1.Step
-	8,  // 19: warren.admin.v1.Admin.Status:input_type -> warren.admin.v1.StatusRequest
-	17, // 20: warren.admin.v1.Admin.Flows:input_type -> warren.admin.v1.FlowsRequest
-	7,  // 21: warren.admin.v1.Admin.Workloads:input_type -> warren.admin.v1.ListRequest
-	7,  // 22: warren.admin.v1.Admin.Services:input_type -> warren.admin.v1.ListRequest
-	7,  // 23: warren.admin.v1.Admin.Policies:input_type -> warren.admin.v1.ListRequest
-	7,  // 24: warren.admin.v1.Admin.Certs:input_type -> warren.admin.v1.ListRequest
-	7,  // 25: warren.admin.v1.Admin.Connections:input_type -> warren.admin.v1.ListRequest
-	29, // 26: warren.admin.v1.Admin.Authz:input_type -> warren.admin.v1.AuthzRequest
-	31, // 27: warren.admin.v1.Admin.Why:input_type -> warren.admin.v1.WhyRequest
-	3,  // 28: warren.admin.v1.Pods.Add:input_type -> warren.admin.v1.AddPodRequest
-	5,  // 29: warren.admin.v1.Pods.Remove:input_type -> warren.admin.v1.RemovePodRequest
-	2,  // 30: warren.admin.v1.Relay.Connect:input_type -> warren.admin.v1.RelayReply
-	9,  // 31: warren.admin.v1.Admin.Status:output_type -> warren.admin.v1.StatusReply
-	15, // 32: warren.admin.v1.Admin.Flows:output_type -> warren.admin.v1.Flow
-	18, // 33: warren.admin.v1.Admin.Workloads:output_type -> warren.admin.v1.WorkloadsReply
-	20, // 34: warren.admin.v1.Admin.Services:output_type -> warren.admin.v1.ServicesReply
-	23, // 35: warren.admin.v1.Admin.Policies:output_type -> warren.admin.v1.PoliciesReply
-	25, // 36: warren.admin.v1.Admin.Certs:output_type -> warren.admin.v1.CertsReply
-	28, // 37: warren.admin.v1.Admin.Connections:output_type -> warren.admin.v1.ConnectionsReply
-	30, // 38: warren.admin.v1.Admin.Authz:output_type -> warren.admin.v1.AuthzReply
-	32, // 39: warren.admin.v1.Admin.Why:output_type -> warren.admin.v1.WhyReply
-	4,  // 40: warren.admin.v1.Pods.Add:output_type -> warren.admin.v1.AddPodReply
-	6,  // 41: warren.admin.v1.Pods.Remove:output_type -> warren.admin.v1.RemovePodReply
-	1,  // 42: warren.admin.v1.Relay.Connect:output_type -> warren.admin.v1.RelayCall
-	31, // [31:43] is the sub-list for method output_type
-	19, // [19:31] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	8,  // 0: warren.admin.v1.PodsReport.pods:type_name -> warren.admin.v1.PodState
+	13, // 1: warren.admin.v1.StatusReply.controller:type_name -> warren.admin.v1.ControllerStatus
+	14, // 2: warren.admin.v1.StatusReply.nodes:type_name -> warren.admin.v1.NodeStatus
+	16, // 3: warren.admin.v1.StatusReply.problems:type_name -> warren.admin.v1.Problem
+	15, // 4: warren.admin.v1.NodeStatus.pods:type_name -> warren.admin.v1.PodStatus
+	37, // 5: warren.admin.v1.NodeStatus.capture_counters:type_name -> warren.admin.v1.NodeStatus.CaptureCountersEntry
+	16, // 6: warren.admin.v1.NodeStatus.problems:type_name -> warren.admin.v1.Problem
+	0,  // 7: warren.admin.v1.Problem.severity:type_name -> warren.admin.v1.Problem.Severity
+	17, // 8: warren.admin.v1.Flow.src:type_name -> warren.admin.v1.Peer
+	17, // 9: warren.admin.v1.Flow.dst:type_name -> warren.admin.v1.Peer
+	19, // 10: warren.admin.v1.Flow.phases:type_name -> warren.admin.v1.Phases
+	22, // 11: warren.admin.v1.WorkloadsReply.workloads:type_name -> warren.admin.v1.WorkloadInfo
+	38, // 12: warren.admin.v1.WorkloadInfo.mtls_ports:type_name -> warren.admin.v1.WorkloadInfo.MtlsPortsEntry
+	24, // 13: warren.admin.v1.ServicesReply.services:type_name -> warren.admin.v1.ServiceInfo
+	25, // 14: warren.admin.v1.ServiceInfo.endpoints:type_name -> warren.admin.v1.EndpointInfo
+	27, // 15: warren.admin.v1.PoliciesReply.policies:type_name -> warren.admin.v1.PolicyInfo
+	29, // 16: warren.admin.v1.CertsReply.certs:type_name -> warren.admin.v1.CertInfo
+	30, // 17: warren.admin.v1.CertsReply.bundles:type_name -> warren.admin.v1.BundleInfo
+	18, // 18: warren.admin.v1.ConnectionsReply.connections:type_name -> warren.admin.v1.Flow
+	36, // 19: warren.admin.v1.WhyReply.steps:type_name -> warren.admin.v1.Step
+	11, // 20: warren.admin.v1.Admin.Status:input_type -> warren.admin.v1.StatusRequest
+	20, // 21: warren.admin.v1.Admin.Flows:input_type -> warren.admin.v1.FlowsRequest
+	10, // 22: warren.admin.v1.Admin.Workloads:input_type -> warren.admin.v1.ListRequest
+	10, // 23: warren.admin.v1.Admin.Services:input_type -> warren.admin.v1.ListRequest
+	10, // 24: warren.admin.v1.Admin.Policies:input_type -> warren.admin.v1.ListRequest
+	10, // 25: warren.admin.v1.Admin.Certs:input_type -> warren.admin.v1.ListRequest
+	10, // 26: warren.admin.v1.Admin.Connections:input_type -> warren.admin.v1.ListRequest
+	32, // 27: warren.admin.v1.Admin.Authz:input_type -> warren.admin.v1.AuthzRequest
+	34, // 28: warren.admin.v1.Admin.Why:input_type -> warren.admin.v1.WhyRequest
+	3,  // 29: warren.admin.v1.Pods.Add:input_type -> warren.admin.v1.AddPodRequest
+	5,  // 30: warren.admin.v1.Pods.Remove:input_type -> warren.admin.v1.RemovePodRequest
+	7,  // 31: warren.admin.v1.Reports.Pods:input_type -> warren.admin.v1.PodsReport
+	2,  // 32: warren.admin.v1.Relay.Connect:input_type -> warren.admin.v1.RelayReply
+	12, // 33: warren.admin.v1.Admin.Status:output_type -> warren.admin.v1.StatusReply
+	18, // 34: warren.admin.v1.Admin.Flows:output_type -> warren.admin.v1.Flow
+	21, // 35: warren.admin.v1.Admin.Workloads:output_type -> warren.admin.v1.WorkloadsReply
+	23, // 36: warren.admin.v1.Admin.Services:output_type -> warren.admin.v1.ServicesReply
+	26, // 37: warren.admin.v1.Admin.Policies:output_type -> warren.admin.v1.PoliciesReply
+	28, // 38: warren.admin.v1.Admin.Certs:output_type -> warren.admin.v1.CertsReply
+	31, // 39: warren.admin.v1.Admin.Connections:output_type -> warren.admin.v1.ConnectionsReply
+	33, // 40: warren.admin.v1.Admin.Authz:output_type -> warren.admin.v1.AuthzReply
+	35, // 41: warren.admin.v1.Admin.Why:output_type -> warren.admin.v1.WhyReply
+	4,  // 42: warren.admin.v1.Pods.Add:output_type -> warren.admin.v1.AddPodReply
+	6,  // 43: warren.admin.v1.Pods.Remove:output_type -> warren.admin.v1.RemovePodReply
+	9,  // 44: warren.admin.v1.Reports.Pods:output_type -> warren.admin.v1.PodsReportReply
+	1,  // 45: warren.admin.v1.Relay.Connect:output_type -> warren.admin.v1.RelayCall
+	33, // [33:46] is the sub-list for method output_type
+	20, // [20:33] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_api_adminv1_admin_proto_init() }
@@ -3122,9 +3279,9 @@ func file_api_adminv1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_adminv1_admin_proto_rawDesc), len(file_api_adminv1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   38,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_api_adminv1_admin_proto_goTypes,
 		DependencyIndexes: file_api_adminv1_admin_proto_depIdxs,

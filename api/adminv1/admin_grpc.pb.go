@@ -586,6 +586,114 @@ var Pods_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	Reports_Pods_FullMethodName = "/warren.admin.v1.Reports/Pods"
+)
+
+// ReportsClient is the client API for Reports service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Reports is served by the controller: what a node says without being asked. Callers authenticate with their node's SVID.
+type ReportsClient interface {
+	// Pods says where every pod of the node stands. It replaces what the node said before.
+	Pods(ctx context.Context, in *PodsReport, opts ...grpc.CallOption) (*PodsReportReply, error)
+}
+
+type reportsClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewReportsClient(cc grpc.ClientConnInterface) ReportsClient {
+	return &reportsClient{cc}
+}
+
+func (c *reportsClient) Pods(ctx context.Context, in *PodsReport, opts ...grpc.CallOption) (*PodsReportReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PodsReportReply)
+	err := c.cc.Invoke(ctx, Reports_Pods_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ReportsServer is the server API for Reports service.
+// All implementations must embed UnimplementedReportsServer
+// for forward compatibility.
+//
+// Reports is served by the controller: what a node says without being asked. Callers authenticate with their node's SVID.
+type ReportsServer interface {
+	// Pods says where every pod of the node stands. It replaces what the node said before.
+	Pods(context.Context, *PodsReport) (*PodsReportReply, error)
+	mustEmbedUnimplementedReportsServer()
+}
+
+// UnimplementedReportsServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedReportsServer struct{}
+
+func (UnimplementedReportsServer) Pods(context.Context, *PodsReport) (*PodsReportReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Pods not implemented")
+}
+func (UnimplementedReportsServer) mustEmbedUnimplementedReportsServer() {}
+func (UnimplementedReportsServer) testEmbeddedByValue()                 {}
+
+// UnsafeReportsServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to ReportsServer will
+// result in compilation errors.
+type UnsafeReportsServer interface {
+	mustEmbedUnimplementedReportsServer()
+}
+
+func RegisterReportsServer(s grpc.ServiceRegistrar, srv ReportsServer) {
+	// If the following call panics, it indicates UnimplementedReportsServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Reports_ServiceDesc, srv)
+}
+
+func _Reports_Pods_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PodsReport)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReportsServer).Pods(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Reports_Pods_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReportsServer).Pods(ctx, req.(*PodsReport))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Reports_ServiceDesc is the grpc.ServiceDesc for Reports service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Reports_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "warren.admin.v1.Reports",
+	HandlerType: (*ReportsServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Pods",
+			Handler:    _Reports_Pods_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "api/adminv1/admin.proto",
+}
+
+const (
 	Relay_Connect_FullMethodName = "/warren.admin.v1.Relay/Connect"
 )
 

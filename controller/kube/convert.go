@@ -100,8 +100,13 @@ func pod(o *corev1.Pod) *manifest.Pod {
 		out.Status.PodIPs = append(out.Status.PodIPs, manifest.PodIP{IP: ip.IP})
 	}
 	for _, c := range o.Status.Conditions {
-		if c.Type == corev1.PodReady {
+		switch c.Type {
+		case corev1.PodReady:
 			out.Status.Conditions = append(out.Status.Conditions, manifest.Condition{Type: string(c.Type), Status: string(c.Status)})
+		case InMesh:
+			out.Status.Conditions = append(out.Status.Conditions, manifest.Condition{
+				Type: string(c.Type), Status: string(c.Status), Reason: c.Reason, Message: c.Message,
+			})
 		}
 	}
 	return out

@@ -122,6 +122,14 @@ func checkService(d *decoder, svc *Service) error {
 			return err
 		}
 	}
+	for i, ip := range svc.ExternalIPs {
+		if err := checkAddr(d, "spec.externalIPs["+strconv.Itoa(i)+"]", ip); err != nil {
+			return err
+		}
+	}
+	if err := checkServiceWords(d, svc); err != nil {
+		return err
+	}
 	seen := make(map[string]bool)
 	for i, port := range svc.Ports {
 		path := "spec.ports[" + strconv.Itoa(i) + "]"
@@ -140,9 +148,27 @@ func checkService(d *decoder, svc *Service) error {
 	return nil
 }
 
+// checkServiceWords checks fields that take one of a few words: another one would be taken for the default.
+func checkServiceWords(d *decoder, svc *Service) error {
+	switch svc.InternalTrafficPolicy {
+	case "", "Cluster", "Local":
+	default:
+		return d.at("spec.internalTrafficPolicy", "want Cluster or Local, got %q", svc.InternalTrafficPolicy)
+	}
+	switch svc.SessionAffinity {
+	case "", "None", "ClientIP":
+	default:
+		return d.at("spec.sessionAffinity", "want None or ClientIP, got %q", svc.SessionAffinity)
+	}
+	if s := svc.SessionAffinityConfig.ClientIP.TimeoutSeconds; s < 0 || s > 86_400 {
+		return d.at("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "want seconds from 1 to 86400, got %d", s)
+	}
+	return nil
+}
+
 func checkEndpointSlice(d *decoder, slice *EndpointSlice) error {
 	if slice.AddressType == "FQDN" {
-		return d.at("addressType", "want IPv4 or IPv6, got FQDN")
+		return nil // its addresses are names, which nobody reads
 	}
 	for i, ep := range slice.Endpoints {
 		for j, ip := range ep.Addresses {

@@ -75,13 +75,33 @@ func readPod(d *decoder, n *yaml.Node, o *Object) error {
 	return checkPod(d, pod)
 }
 
+// serviceStatus is what a load balancer's controller writes.
+type serviceStatus struct {
+	LoadBalancer struct {
+		Ingress []struct {
+			IP     string `json:"ip"`
+			IPMode string `json:"ipMode"`
+		} `json:"ingress"`
+	} `json:"loadBalancer"`
+}
+
 func readService(d *decoder, n *yaml.Node, o *Object) error {
 	var doc struct {
-		Spec Service `json:"spec"`
+		Spec   Service       `json:"spec"`
+		Status serviceStatus `json:"status"`
 	}
 	o.Spec = &doc.Spec
 	if err := d.decode(n, reflect.ValueOf(&doc).Elem(), "", 0); err != nil {
 		return err
+	}
+	for i, in := range doc.Status.LoadBalancer.Ingress {
+		if in.IP == "" || in.IPMode == "Proxy" {
+			continue // the load balancer itself is to see the connection
+		}
+		if err := checkAddr(d, fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i), in.IP); err != nil {
+			return err
+		}
+		doc.Spec.LoadBalancerIPs = append(doc.Spec.LoadBalancerIPs, in.IP)
 	}
 	return checkService(d, &doc.Spec)
 }

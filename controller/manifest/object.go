@@ -146,8 +146,10 @@ func (s *PodStatus) IPs() []string {
 
 // Condition is one of a pod's conditions.
 type Condition struct {
-	Type   string `json:"type"`
-	Status string `json:"status"`
+	Type    string `json:"type"`
+	Status  string `json:"status"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
 }
 
 // Service is a service's spec.
@@ -167,7 +169,7 @@ type Service struct {
 			TimeoutSeconds int32 `json:"timeoutSeconds"`
 		} `json:"clientIP"`
 	} `json:"sessionAffinityConfig"`
-	// LoadBalancerIPs are what the cluster's load balancer gave it; a manifest cannot say so.
+	// LoadBalancerIPs are what the cluster's load balancer gave it, as its status says.
 	LoadBalancerIPs []string `json:"-"`
 }
 
@@ -195,7 +197,7 @@ type ServicePort struct {
 	Protocol   string     `json:"protocol"`
 }
 
-// EndpointSlice lists the endpoints of a service that has no selector.
+// EndpointSlice lists endpoints of the service that its label names. A slice of type FQDN has none that are addresses.
 type EndpointSlice struct {
 	AddressType string              `json:"addressType"`
 	Endpoints   []SliceEndpoint     `json:"endpoints"`
@@ -218,7 +220,7 @@ type TargetRef struct {
 	UID  string `json:"uid"`
 }
 
-// SliceConditions holds an endpoint's readiness. An absent Ready means ready.
+// SliceConditions holds an endpoint's readiness. An absent Ready means ready, an absent Serving serving.
 type SliceConditions struct {
 	Ready       *bool `json:"ready"`
 	Serving     *bool `json:"serving"`
