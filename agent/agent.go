@@ -70,7 +70,7 @@ type Config struct {
 	MetricsListen string
 	// EncryptSameNode tunnels between pods of this node too.
 	EncryptSameNode bool
-	// DrainTimeout is how long open connections may go on when the agent stops.
+	// DrainTimeout is how long connections that are open when the agent is told to stop may go on; it serves meanwhile.
 	DrainTimeout time.Duration
 	Version      string
 	Log          *slog.Logger
@@ -227,13 +227,16 @@ func (a *Agent) enforce(_ context.Context, s *feed.State) error {
 	return nil
 }
 
-// Run serves until ctx ends, and then lets open connections go on for the drain timeout. Pods stay captured.
+// Run serves until ctx ends, and on until the connections that are open then have ended, at most for the drain
+// timeout. Pods stay captured.
 func (a *Agent) Run(ctx context.Context) error {
 	socket, err := admin.Listen(a.cfg.Socket)
 	if err != nil {
 		return err
 	}
-	group, gctx := errgroup.WithContext(ctx)
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, gctx := errgroup.WithContext(serving)
 	tctx, stopThread := context.WithCancel(context.WithoutCancel(ctx))
 	threadDone := make(chan error, 1)
 	go func() { threadDone <- a.thread.Run(tctx) }()
@@ -249,9 +252,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return relay.New(relay.Config{Client: adminv1.NewRelayClient(a.channel), Admin: a.admin, Log: a.cfg.Log}).Run(gctx)
 	})
+	go func() {
+		a.linger(ctx, gctx)
+		stop()
+	}()
 	a.cfg.Log.Info("agent serves", "node", a.cfg.Node, "version", a.cfg.Version, "socket", a.cfg.Socket, "controller", a.cfg.Controller)
 	err = group.Wait()
-	a.proxy.Close(a.cfg.DrainTimeout)
+	a.proxy.Close(lastGrace)
 	stopThread()
 	<-threadDone
 	a.channel.Close()

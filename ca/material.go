@@ -112,12 +112,7 @@ func (c *Config) makeRoot(certFile, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	template, err := c.rootTemplate()
-	if err != nil {
-		return err
-	}
-	der, err = x509.CreateCertificate(rand.Reader, template, template, signing.Public(), signing)
-	if err != nil {
+	if der, err = c.selfSign(signing); err != nil {
 		return err
 	}
 	err = atomicfile.Create(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
@@ -125,6 +120,15 @@ func (c *Config) makeRoot(certFile, keyFile string) error {
 		return nil
 	}
 	return err
+}
+
+// selfSign makes a root's certificate, DER.
+func (c *Config) selfSign(key crypto.Signer) ([]byte, error) {
+	template, err := c.rootTemplate()
+	if err != nil {
+		return nil, err
+	}
+	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 }
 
 // rootTemplate: the root signs leaves only, and only of its trust domain. Go reads a URI constraint as the host and

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -30,8 +29,7 @@ type Kubernetes struct {
 }
 
 // RunOnKubernetes runs one replica until ctx ends: it follows the API server from the start, and serves while it leads.
-// Returns kube.ErrDeposed if another replica leads, kube.ErrCAChanged if the CA is another one now; either way the
-// process begins anew.
+// Returns kube.ErrDeposed if another replica leads: the process begins anew.
 func RunOnKubernetes(ctx context.Context, cfg Config, k Kubernetes) error {
 	k.Log = cfg.Log
 	klog.SetSlogLogger(cfg.Log.With("logger", "client-go")) // it has no other place for what it says
@@ -68,10 +66,20 @@ type replica struct {
 	leading atomic.Pointer[Controller]
 }
 
-// lead serves until ctx ends.
+// lead serves until ctx ends, with whichever CA the Secret has.
 func (r *replica) lead(ctx context.Context) error {
+	for {
+		err := r.leadWithCA(ctx)
+		if !errors.Is(err, kube.ErrCAChanged) {
+			return err
+		}
+		r.cfg.Log.Info("beginning anew with another CA; agents come back by themselves")
+	}
+}
+
+func (r *replica) leadWithCA(ctx context.Context) error {
 	cfg := r.cfg
-	material, err := r.cluster.CA(ctx, filepath.Join(cfg.StateDir, "secret"), func() ([]byte, []byte, error) { return newRoot(cfg) })
+	material, err := r.cluster.CA(ctx, filepath.Join(cfg.StateDir, "secret"), func() ([]byte, []byte, error) { return ca.NewRoot(cfg.TrustDomain) })
 	if err != nil {
 		return err
 	}
@@ -125,22 +133,6 @@ func (r *replica) reportLeaving(ctx context.Context, c *Controller) error {
 		}
 		said = now
 	}
-}
-
-// newRoot makes a root of the mesh's own, in memory but for a moment.
-func newRoot(cfg Config) (cert, key []byte, err error) {
-	dir, err := os.MkdirTemp(cfg.StateDir, ".root-*")
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a root: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	if _, err := ca.Open(ca.Config{TrustDomain: cfg.TrustDomain, StateDir: dir, Log: cfg.Log}); err != nil {
-		return nil, nil, fmt.Errorf("make a root: %w", err)
-	}
-	if cert, err = os.ReadFile(filepath.Join(dir, "ca.crt")); err == nil {
-		key, err = os.ReadFile(filepath.Join(dir, "ca.key"))
-	}
-	return cert, key, err
 }
 
 func bundlePEM(a *ca.Authority) (out []byte) {

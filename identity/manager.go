@@ -153,6 +153,24 @@ func (m *Manager) BundleChanged() {
 	m.wake()
 }
 
+// RenewUnless makes the manager replace every SVID that another root vouches for than the one with this fingerprint, and
+// returns how many those are. The old ones serve until the new ones are there.
+func (m *Manager) RenewUnless(root string) (due int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.config.Clock()
+	for _, e := range m.entries {
+		if e.svid == nil || e.svid.Root(m.config.Bundle(), now) != root {
+			due++
+			if !e.inFlight {
+				e.due, e.failures = now, 0
+			}
+		}
+	}
+	m.wake()
+	return due
+}
+
 // Get returns the SVID of an identity that is wanted. It waits for it until ctx ends, and lets it be issued before
 // those that nobody waits for.
 // Returns an error that wraps ErrNoSVID if nobody wants the identity, or with the cause if ctx ends first.
@@ -223,6 +241,7 @@ type Status struct {
 	RenewAt   time.Time // when the next issuance is due
 	// State is valid, renewing (valid, and a new one is being asked for), expired or missing.
 	State string
+	Root  string   // fingerprint of the root that vouches for it, "" if none does
 	Err   string   // why the last issuance failed, "" if it did not
 	UIDs  []string // who wants it, sorted
 }
@@ -234,7 +253,11 @@ func (m *Manager) Snapshot() []Status {
 	now := m.config.Clock()
 	all := make([]Status, 0, len(m.entries))
 	for _, e := range m.entries {
-		all = append(all, e.status(now))
+		status := e.status(now)
+		if e.svid != nil {
+			status.Root = e.svid.Root(m.config.Bundle(), now)
+		}
+		all = append(all, status)
 	}
 	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.ID, b.ID) })
 	return all

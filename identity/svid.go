@@ -2,6 +2,7 @@ package identity
 
 import (
 	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -56,6 +57,24 @@ func (s *SVID) Verify(b *Bundle, now time.Time) error {
 	}
 	return nil
 }
+
+// Root returns the SHA-256 of the root of b that vouches for the SVID, in hexadecimal, "" if none does now.
+func (s *SVID) Root(b *Bundle, now time.Time) string {
+	td, err := trustDomainOf(s.ID)
+	if err != nil {
+		return ""
+	}
+	for _, root := range b.Roots(td) {
+		one, err := NewBundle(map[string][]*x509.Certificate{td: {root}})
+		if err == nil && s.Verify(one, now) == nil {
+			return Fingerprint(root)
+		}
+	}
+	return ""
+}
+
+// Fingerprint is the SHA-256 of a certificate in hexadecimal.
+func Fingerprint(cert *x509.Certificate) string { return fmt.Sprintf("%x", sha256.Sum256(cert.Raw)) }
 
 // Expired tells whether the SVID is past its end.
 func (s *SVID) Expired(now time.Time) bool { return now.After(s.NotAfter) }

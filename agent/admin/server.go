@@ -4,7 +4,6 @@ package admin
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -186,7 +185,7 @@ func (s *Server) Certs(context.Context, *adminv1.ListRequest) (*adminv1.CertsRep
 	out := &adminv1.CertsReply{}
 	for _, c := range s.cfg.Certs.Snapshot() {
 		info := &adminv1.CertInfo{
-			Node: s.cfg.Node, SpiffeId: c.ID, Serial: c.Serial, State: c.State, Error: c.Err, RenewAtUnix: unixOf(c.RenewAt),
+			Node: s.cfg.Node, SpiffeId: c.ID, Serial: c.Serial, State: c.State, Error: c.Err, Root: c.Root, RenewAtUnix: unixOf(c.RenewAt),
 			NotBeforeUnix: unixOf(c.NotBefore), NotAfterUnix: unixOf(c.NotAfter),
 		}
 		for _, uid := range c.UIDs {
@@ -200,12 +199,20 @@ func (s *Server) Certs(context.Context, *adminv1.ListRequest) (*adminv1.CertsRep
 	for _, td := range bundle.TrustDomains() {
 		info := &adminv1.BundleInfo{Node: s.cfg.Node, TrustDomain: td}
 		for _, root := range bundle.Roots(td) {
-			info.Fingerprints = append(info.Fingerprints, fmt.Sprintf("%x", sha256.Sum256(root.Raw)))
+			info.Fingerprints = append(info.Fingerprints, identity.Fingerprint(root))
 			info.NotAfterUnix = append(info.NotAfterUnix, root.NotAfter.Unix())
 		}
 		out.Bundles = append(out.Bundles, info)
 	}
 	return out, nil
+}
+
+// Renew implements Admin.
+func (s *Server) Renew(_ context.Context, q *adminv1.RenewRequest) (*adminv1.RenewReply, error) {
+	if q.GetRoot() == "" {
+		return nil, status.Error(codes.InvalidArgument, "root: it must be the SHA-256 of a root")
+	}
+	return &adminv1.RenewReply{Due: uint32(s.cfg.Certs.RenewUnless(q.GetRoot()))}, nil
 }
 
 // unixOf is a time in Unix seconds, 0 for none.

@@ -2312,9 +2312,11 @@ type CertInfo struct {
 	NotAfterUnix  int64                  `protobuf:"varint,5,opt,name=not_after_unix,json=notAfterUnix,proto3" json:"not_after_unix,omitempty"`
 	RenewAtUnix   int64                  `protobuf:"varint,6,opt,name=renew_at_unix,json=renewAtUnix,proto3" json:"renew_at_unix,omitempty"`
 	// valid, renewing, expired or missing.
-	State         string   `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
-	Error         string   `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
-	Workloads     []string `protobuf:"bytes,9,rep,name=workloads,proto3" json:"workloads,omitempty"`
+	State     string   `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
+	Error     string   `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	Workloads []string `protobuf:"bytes,9,rep,name=workloads,proto3" json:"workloads,omitempty"`
+	// SHA-256 of the root that vouches for it, hexadecimal; empty if none of the node's bundle does.
+	Root          string `protobuf:"bytes,10,opt,name=root,proto3" json:"root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2412,6 +2414,112 @@ func (x *CertInfo) GetWorkloads() []string {
 	return nil
 }
 
+func (x *CertInfo) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+type RenewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the root whose SVIDs are good, hexadecimal.
+	Root          string `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_api_adminv1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_adminv1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RenewRequest) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+type RenewReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SVIDs that another root vouches for still.
+	Due uint32 `protobuf:"varint,1,opt,name=due,proto3" json:"due,omitempty"`
+	// Nodes that did not answer.
+	Silent        []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewReply) Reset() {
+	*x = RenewReply{}
+	mi := &file_api_adminv1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewReply) ProtoMessage() {}
+
+func (x *RenewReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_adminv1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
+func (*RenewReply) Descriptor() ([]byte, []int) {
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RenewReply) GetDue() uint32 {
+	if x != nil {
+		return x.Due
+	}
+	return 0
+}
+
+func (x *RenewReply) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
 type BundleInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -2424,7 +2532,7 @@ type BundleInfo struct {
 
 func (x *BundleInfo) Reset() {
 	*x = BundleInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[29]
+	mi := &file_api_adminv1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2544,7 @@ func (x *BundleInfo) String() string {
 func (*BundleInfo) ProtoMessage() {}
 
 func (x *BundleInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[29]
+	mi := &file_api_adminv1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2557,7 @@ func (x *BundleInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleInfo.ProtoReflect.Descriptor instead.
 func (*BundleInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{29}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *BundleInfo) GetNode() string {
@@ -2489,7 +2597,7 @@ type ConnectionsReply struct {
 
 func (x *ConnectionsReply) Reset() {
 	*x = ConnectionsReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[30]
+	mi := &file_api_adminv1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2609,7 @@ func (x *ConnectionsReply) String() string {
 func (*ConnectionsReply) ProtoMessage() {}
 
 func (x *ConnectionsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[30]
+	mi := &file_api_adminv1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2622,7 @@ func (x *ConnectionsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionsReply.ProtoReflect.Descriptor instead.
 func (*ConnectionsReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{30}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ConnectionsReply) GetConnections() []*Flow {
@@ -2537,7 +2645,7 @@ type AuthzRequest struct {
 
 func (x *AuthzRequest) Reset() {
 	*x = AuthzRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[31]
+	mi := &file_api_adminv1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2657,7 @@ func (x *AuthzRequest) String() string {
 func (*AuthzRequest) ProtoMessage() {}
 
 func (x *AuthzRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[31]
+	mi := &file_api_adminv1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2670,7 @@ func (x *AuthzRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthzRequest.ProtoReflect.Descriptor instead.
 func (*AuthzRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{31}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AuthzRequest) GetFrom() string {
@@ -2608,7 +2716,7 @@ type AuthzReply struct {
 
 func (x *AuthzReply) Reset() {
 	*x = AuthzReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[32]
+	mi := &file_api_adminv1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2728,7 @@ func (x *AuthzReply) String() string {
 func (*AuthzReply) ProtoMessage() {}
 
 func (x *AuthzReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[32]
+	mi := &file_api_adminv1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2741,7 @@ func (x *AuthzReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthzReply.ProtoReflect.Descriptor instead.
 func (*AuthzReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{32}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AuthzReply) GetAllowed() bool {
@@ -2700,7 +2808,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[33]
+	mi := &file_api_adminv1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2712,7 +2820,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[33]
+	mi := &file_api_adminv1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2725,7 +2833,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{33}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WhyRequest) GetSrc() string {
@@ -2766,7 +2874,7 @@ type WhyReply struct {
 
 func (x *WhyReply) Reset() {
 	*x = WhyReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[34]
+	mi := &file_api_adminv1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2886,7 @@ func (x *WhyReply) String() string {
 func (*WhyReply) ProtoMessage() {}
 
 func (x *WhyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[34]
+	mi := &file_api_adminv1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2899,7 @@ func (x *WhyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyReply.ProtoReflect.Descriptor instead.
 func (*WhyReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{34}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WhyReply) GetSteps() []*Step {
@@ -2823,7 +2931,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[35]
+	mi := &file_api_adminv1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +2943,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[35]
+	mi := &file_api_adminv1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +2956,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{35}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Step) GetName() string {
@@ -3091,7 +3199,7 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\n" +
 	"CertsReply\x12/\n" +
 	"\x05certs\x18\x01 \x03(\v2\x19.warren.admin.v1.CertInfoR\x05certs\x125\n" +
-	"\abundles\x18\x02 \x03(\v2\x1b.warren.admin.v1.BundleInfoR\abundles\"\x8f\x02\n" +
+	"\abundles\x18\x02 \x03(\v2\x1b.warren.admin.v1.BundleInfoR\abundles\"\xa3\x02\n" +
 	"\bCertInfo\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x16\n" +
@@ -3101,7 +3209,15 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\rrenew_at_unix\x18\x06 \x01(\x03R\vrenewAtUnix\x12\x14\n" +
 	"\x05state\x18\a \x01(\tR\x05state\x12\x14\n" +
 	"\x05error\x18\b \x01(\tR\x05error\x12\x1c\n" +
-	"\tworkloads\x18\t \x03(\tR\tworkloads\"\x8d\x01\n" +
+	"\tworkloads\x18\t \x03(\tR\tworkloads\x12\x12\n" +
+	"\x04root\x18\n" +
+	" \x01(\tR\x04root\"\"\n" +
+	"\fRenewRequest\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\tR\x04root\"6\n" +
+	"\n" +
+	"RenewReply\x12\x10\n" +
+	"\x03due\x18\x01 \x01(\rR\x03due\x12\x16\n" +
+	"\x06silent\x18\x02 \x03(\tR\x06silent\"\x8d\x01\n" +
 	"\n" +
 	"BundleInfo\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12!\n" +
@@ -3140,7 +3256,7 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x12\n" +
 	"\x04hint\x18\x04 \x01(\tR\x04hint\x12\x12\n" +
-	"\x04node\x18\x05 \x01(\tR\x04node2\x88\x05\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node2\xcd\x05\n" +
 	"\x05Admin\x12F\n" +
 	"\x06Status\x12\x1e.warren.admin.v1.StatusRequest\x1a\x1c.warren.admin.v1.StatusReply\x12?\n" +
 	"\x05Flows\x12\x1d.warren.admin.v1.FlowsRequest\x1a\x15.warren.admin.v1.Flow0\x01\x12J\n" +
@@ -3149,6 +3265,7 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\bPolicies\x12\x1c.warren.admin.v1.ListRequest\x1a\x1e.warren.admin.v1.PoliciesReply\x12B\n" +
 	"\x05Certs\x12\x1c.warren.admin.v1.ListRequest\x1a\x1b.warren.admin.v1.CertsReply\x12N\n" +
 	"\vConnections\x12\x1c.warren.admin.v1.ListRequest\x1a!.warren.admin.v1.ConnectionsReply\x12C\n" +
+	"\x05Renew\x12\x1d.warren.admin.v1.RenewRequest\x1a\x1b.warren.admin.v1.RenewReply\x12C\n" +
 	"\x05Authz\x12\x1d.warren.admin.v1.AuthzRequest\x1a\x1b.warren.admin.v1.AuthzReply\x12=\n" +
 	"\x03Why\x12\x1b.warren.admin.v1.WhyRequest\x1a\x19.warren.admin.v1.WhyReply2\x99\x01\n" +
 	"\x04Pods\x12C\n" +
@@ -3172,7 +3289,7 @@ func file_api_adminv1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_api_adminv1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_adminv1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_api_adminv1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_api_adminv1_admin_proto_goTypes = []any{
 	(Problem_Severity)(0),    // 0: warren.admin.v1.Problem.Severity
 	(*RelayCall)(nil),        // 1: warren.admin.v1.RelayCall
@@ -3204,15 +3321,17 @@ var file_api_adminv1_admin_proto_goTypes = []any{
 	(*PolicyInfo)(nil),       // 27: warren.admin.v1.PolicyInfo
 	(*CertsReply)(nil),       // 28: warren.admin.v1.CertsReply
 	(*CertInfo)(nil),         // 29: warren.admin.v1.CertInfo
-	(*BundleInfo)(nil),       // 30: warren.admin.v1.BundleInfo
-	(*ConnectionsReply)(nil), // 31: warren.admin.v1.ConnectionsReply
-	(*AuthzRequest)(nil),     // 32: warren.admin.v1.AuthzRequest
-	(*AuthzReply)(nil),       // 33: warren.admin.v1.AuthzReply
-	(*WhyRequest)(nil),       // 34: warren.admin.v1.WhyRequest
-	(*WhyReply)(nil),         // 35: warren.admin.v1.WhyReply
-	(*Step)(nil),             // 36: warren.admin.v1.Step
-	nil,                      // 37: warren.admin.v1.NodeStatus.CaptureCountersEntry
-	nil,                      // 38: warren.admin.v1.WorkloadInfo.MtlsPortsEntry
+	(*RenewRequest)(nil),     // 30: warren.admin.v1.RenewRequest
+	(*RenewReply)(nil),       // 31: warren.admin.v1.RenewReply
+	(*BundleInfo)(nil),       // 32: warren.admin.v1.BundleInfo
+	(*ConnectionsReply)(nil), // 33: warren.admin.v1.ConnectionsReply
+	(*AuthzRequest)(nil),     // 34: warren.admin.v1.AuthzRequest
+	(*AuthzReply)(nil),       // 35: warren.admin.v1.AuthzReply
+	(*WhyRequest)(nil),       // 36: warren.admin.v1.WhyRequest
+	(*WhyReply)(nil),         // 37: warren.admin.v1.WhyReply
+	(*Step)(nil),             // 38: warren.admin.v1.Step
+	nil,                      // 39: warren.admin.v1.NodeStatus.CaptureCountersEntry
+	nil,                      // 40: warren.admin.v1.WorkloadInfo.MtlsPortsEntry
 }
 var file_api_adminv1_admin_proto_depIdxs = []int32{
 	8,  // 0: warren.admin.v1.PodsReport.pods:type_name -> warren.admin.v1.PodState
@@ -3220,21 +3339,21 @@ var file_api_adminv1_admin_proto_depIdxs = []int32{
 	14, // 2: warren.admin.v1.StatusReply.nodes:type_name -> warren.admin.v1.NodeStatus
 	16, // 3: warren.admin.v1.StatusReply.problems:type_name -> warren.admin.v1.Problem
 	15, // 4: warren.admin.v1.NodeStatus.pods:type_name -> warren.admin.v1.PodStatus
-	37, // 5: warren.admin.v1.NodeStatus.capture_counters:type_name -> warren.admin.v1.NodeStatus.CaptureCountersEntry
+	39, // 5: warren.admin.v1.NodeStatus.capture_counters:type_name -> warren.admin.v1.NodeStatus.CaptureCountersEntry
 	16, // 6: warren.admin.v1.NodeStatus.problems:type_name -> warren.admin.v1.Problem
 	0,  // 7: warren.admin.v1.Problem.severity:type_name -> warren.admin.v1.Problem.Severity
 	17, // 8: warren.admin.v1.Flow.src:type_name -> warren.admin.v1.Peer
 	17, // 9: warren.admin.v1.Flow.dst:type_name -> warren.admin.v1.Peer
 	19, // 10: warren.admin.v1.Flow.phases:type_name -> warren.admin.v1.Phases
 	22, // 11: warren.admin.v1.WorkloadsReply.workloads:type_name -> warren.admin.v1.WorkloadInfo
-	38, // 12: warren.admin.v1.WorkloadInfo.mtls_ports:type_name -> warren.admin.v1.WorkloadInfo.MtlsPortsEntry
+	40, // 12: warren.admin.v1.WorkloadInfo.mtls_ports:type_name -> warren.admin.v1.WorkloadInfo.MtlsPortsEntry
 	24, // 13: warren.admin.v1.ServicesReply.services:type_name -> warren.admin.v1.ServiceInfo
 	25, // 14: warren.admin.v1.ServiceInfo.endpoints:type_name -> warren.admin.v1.EndpointInfo
 	27, // 15: warren.admin.v1.PoliciesReply.policies:type_name -> warren.admin.v1.PolicyInfo
 	29, // 16: warren.admin.v1.CertsReply.certs:type_name -> warren.admin.v1.CertInfo
-	30, // 17: warren.admin.v1.CertsReply.bundles:type_name -> warren.admin.v1.BundleInfo
+	32, // 17: warren.admin.v1.CertsReply.bundles:type_name -> warren.admin.v1.BundleInfo
 	18, // 18: warren.admin.v1.ConnectionsReply.connections:type_name -> warren.admin.v1.Flow
-	36, // 19: warren.admin.v1.WhyReply.steps:type_name -> warren.admin.v1.Step
+	38, // 19: warren.admin.v1.WhyReply.steps:type_name -> warren.admin.v1.Step
 	11, // 20: warren.admin.v1.Admin.Status:input_type -> warren.admin.v1.StatusRequest
 	20, // 21: warren.admin.v1.Admin.Flows:input_type -> warren.admin.v1.FlowsRequest
 	10, // 22: warren.admin.v1.Admin.Workloads:input_type -> warren.admin.v1.ListRequest
@@ -3242,27 +3361,29 @@ var file_api_adminv1_admin_proto_depIdxs = []int32{
 	10, // 24: warren.admin.v1.Admin.Policies:input_type -> warren.admin.v1.ListRequest
 	10, // 25: warren.admin.v1.Admin.Certs:input_type -> warren.admin.v1.ListRequest
 	10, // 26: warren.admin.v1.Admin.Connections:input_type -> warren.admin.v1.ListRequest
-	32, // 27: warren.admin.v1.Admin.Authz:input_type -> warren.admin.v1.AuthzRequest
-	34, // 28: warren.admin.v1.Admin.Why:input_type -> warren.admin.v1.WhyRequest
-	3,  // 29: warren.admin.v1.Pods.Add:input_type -> warren.admin.v1.AddPodRequest
-	5,  // 30: warren.admin.v1.Pods.Remove:input_type -> warren.admin.v1.RemovePodRequest
-	7,  // 31: warren.admin.v1.Reports.Pods:input_type -> warren.admin.v1.PodsReport
-	2,  // 32: warren.admin.v1.Relay.Connect:input_type -> warren.admin.v1.RelayReply
-	12, // 33: warren.admin.v1.Admin.Status:output_type -> warren.admin.v1.StatusReply
-	18, // 34: warren.admin.v1.Admin.Flows:output_type -> warren.admin.v1.Flow
-	21, // 35: warren.admin.v1.Admin.Workloads:output_type -> warren.admin.v1.WorkloadsReply
-	23, // 36: warren.admin.v1.Admin.Services:output_type -> warren.admin.v1.ServicesReply
-	26, // 37: warren.admin.v1.Admin.Policies:output_type -> warren.admin.v1.PoliciesReply
-	28, // 38: warren.admin.v1.Admin.Certs:output_type -> warren.admin.v1.CertsReply
-	31, // 39: warren.admin.v1.Admin.Connections:output_type -> warren.admin.v1.ConnectionsReply
-	33, // 40: warren.admin.v1.Admin.Authz:output_type -> warren.admin.v1.AuthzReply
-	35, // 41: warren.admin.v1.Admin.Why:output_type -> warren.admin.v1.WhyReply
-	4,  // 42: warren.admin.v1.Pods.Add:output_type -> warren.admin.v1.AddPodReply
-	6,  // 43: warren.admin.v1.Pods.Remove:output_type -> warren.admin.v1.RemovePodReply
-	9,  // 44: warren.admin.v1.Reports.Pods:output_type -> warren.admin.v1.PodsReportReply
-	1,  // 45: warren.admin.v1.Relay.Connect:output_type -> warren.admin.v1.RelayCall
-	33, // [33:46] is the sub-list for method output_type
-	20, // [20:33] is the sub-list for method input_type
+	30, // 27: warren.admin.v1.Admin.Renew:input_type -> warren.admin.v1.RenewRequest
+	34, // 28: warren.admin.v1.Admin.Authz:input_type -> warren.admin.v1.AuthzRequest
+	36, // 29: warren.admin.v1.Admin.Why:input_type -> warren.admin.v1.WhyRequest
+	3,  // 30: warren.admin.v1.Pods.Add:input_type -> warren.admin.v1.AddPodRequest
+	5,  // 31: warren.admin.v1.Pods.Remove:input_type -> warren.admin.v1.RemovePodRequest
+	7,  // 32: warren.admin.v1.Reports.Pods:input_type -> warren.admin.v1.PodsReport
+	2,  // 33: warren.admin.v1.Relay.Connect:input_type -> warren.admin.v1.RelayReply
+	12, // 34: warren.admin.v1.Admin.Status:output_type -> warren.admin.v1.StatusReply
+	18, // 35: warren.admin.v1.Admin.Flows:output_type -> warren.admin.v1.Flow
+	21, // 36: warren.admin.v1.Admin.Workloads:output_type -> warren.admin.v1.WorkloadsReply
+	23, // 37: warren.admin.v1.Admin.Services:output_type -> warren.admin.v1.ServicesReply
+	26, // 38: warren.admin.v1.Admin.Policies:output_type -> warren.admin.v1.PoliciesReply
+	28, // 39: warren.admin.v1.Admin.Certs:output_type -> warren.admin.v1.CertsReply
+	33, // 40: warren.admin.v1.Admin.Connections:output_type -> warren.admin.v1.ConnectionsReply
+	31, // 41: warren.admin.v1.Admin.Renew:output_type -> warren.admin.v1.RenewReply
+	35, // 42: warren.admin.v1.Admin.Authz:output_type -> warren.admin.v1.AuthzReply
+	37, // 43: warren.admin.v1.Admin.Why:output_type -> warren.admin.v1.WhyReply
+	4,  // 44: warren.admin.v1.Pods.Add:output_type -> warren.admin.v1.AddPodReply
+	6,  // 45: warren.admin.v1.Pods.Remove:output_type -> warren.admin.v1.RemovePodReply
+	9,  // 46: warren.admin.v1.Reports.Pods:output_type -> warren.admin.v1.PodsReportReply
+	1,  // 47: warren.admin.v1.Relay.Connect:output_type -> warren.admin.v1.RelayCall
+	34, // [34:48] is the sub-list for method output_type
+	20, // [20:34] is the sub-list for method input_type
 	20, // [20:20] is the sub-list for extension type_name
 	20, // [20:20] is the sub-list for extension extendee
 	0,  // [0:20] is the sub-list for field type_name
@@ -3279,7 +3400,7 @@ func file_api_adminv1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_adminv1_admin_proto_rawDesc), len(file_api_adminv1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -29,6 +29,7 @@ const (
 	Admin_Policies_FullMethodName    = "/warren.admin.v1.Admin/Policies"
 	Admin_Certs_FullMethodName       = "/warren.admin.v1.Admin/Certs"
 	Admin_Connections_FullMethodName = "/warren.admin.v1.Admin/Connections"
+	Admin_Renew_FullMethodName       = "/warren.admin.v1.Admin/Renew"
 	Admin_Authz_FullMethodName       = "/warren.admin.v1.Admin/Authz"
 	Admin_Why_FullMethodName         = "/warren.admin.v1.Admin/Why"
 )
@@ -44,6 +45,8 @@ type AdminClient interface {
 	Policies(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*PoliciesReply, error)
 	Certs(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*CertsReply, error)
 	Connections(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ConnectionsReply, error)
+	// Renew asks for new SVIDs in place of those that another root vouches for, and returns at once.
+	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewReply, error)
 	// Authz says what would be decided about a connection, and by which rule. Nothing is dialled.
 	Authz(ctx context.Context, in *AuthzRequest, opts ...grpc.CallOption) (*AuthzReply, error)
 	// Why walks the journey of a connection and reports each step.
@@ -137,6 +140,16 @@ func (c *adminClient) Connections(ctx context.Context, in *ListRequest, opts ...
 	return out, nil
 }
 
+func (c *adminClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewReply)
+	err := c.cc.Invoke(ctx, Admin_Renew_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) Authz(ctx context.Context, in *AuthzRequest, opts ...grpc.CallOption) (*AuthzReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AuthzReply)
@@ -168,6 +181,8 @@ type AdminServer interface {
 	Policies(context.Context, *ListRequest) (*PoliciesReply, error)
 	Certs(context.Context, *ListRequest) (*CertsReply, error)
 	Connections(context.Context, *ListRequest) (*ConnectionsReply, error)
+	// Renew asks for new SVIDs in place of those that another root vouches for, and returns at once.
+	Renew(context.Context, *RenewRequest) (*RenewReply, error)
 	// Authz says what would be decided about a connection, and by which rule. Nothing is dialled.
 	Authz(context.Context, *AuthzRequest) (*AuthzReply, error)
 	// Why walks the journey of a connection and reports each step.
@@ -202,6 +217,9 @@ func (UnimplementedAdminServer) Certs(context.Context, *ListRequest) (*CertsRepl
 }
 func (UnimplementedAdminServer) Connections(context.Context, *ListRequest) (*ConnectionsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Connections not implemented")
+}
+func (UnimplementedAdminServer) Renew(context.Context, *RenewRequest) (*RenewReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
 }
 func (UnimplementedAdminServer) Authz(context.Context, *AuthzRequest) (*AuthzReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Authz not implemented")
@@ -349,6 +367,24 @@ func _Admin_Connections_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Renew_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Renew(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Renew_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Renew(ctx, req.(*RenewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_Authz_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AuthzRequest)
 	if err := dec(in); err != nil {
@@ -415,6 +451,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Connections",
 			Handler:    _Admin_Connections_Handler,
+		},
+		{
+			MethodName: "Renew",
+			Handler:    _Admin_Renew_Handler,
 		},
 		{
 			MethodName: "Authz",

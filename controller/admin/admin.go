@@ -114,6 +114,20 @@ func (s *Server) Certs(ctx context.Context, req *adminv1.ListRequest) (*adminv1.
 	return out, nil
 }
 
+// Renew implements adminv1.AdminServer: every agent is asked.
+func (s *Server) Renew(ctx context.Context, req *adminv1.RenewRequest) (*adminv1.RenewReply, error) {
+	out := &adminv1.RenewReply{}
+	empty := func() *adminv1.RenewReply { return &adminv1.RenewReply{} }
+	for _, a := range askAll(ctx, s, s.cfg.Agents.Nodes(), "Renew", req, empty) {
+		if a.err != nil {
+			out.Silent = append(out.Silent, a.node)
+			continue
+		}
+		out.Due += a.reply.GetDue()
+	}
+	return out, nil
+}
+
 // Connections implements adminv1.AdminServer. An agent that does not answer is an entry with the verdict "unknown".
 func (s *Server) Connections(ctx context.Context, req *adminv1.ListRequest) (*adminv1.ConnectionsReply, error) {
 	out := &adminv1.ConnectionsReply{}

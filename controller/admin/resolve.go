@@ -17,7 +17,7 @@ type target struct {
 
 // resolve finds what dst names: an address, "namespace/pod", "namespace/service", a service's host name, or its short
 // forms "service.namespace" and "service" (in namespace). Of a service the endpoint that source would prefer is
-// taken: a ready one, in its zone if the service prefers that.
+// taken: a ready one, on its node or in its zone if the service prefers that.
 func resolve(s *mesh.Snapshot, source *mesh.Workload, dst string, port uint16) (target, error) {
 	if a, err := netip.ParseAddr(dst); err == nil {
 		return resolveAddr(s, source, a.Unmap(), port)
@@ -26,7 +26,7 @@ func resolve(s *mesh.Snapshot, source *mesh.Workload, dst string, port uint16) (
 		return direct(w, port)
 	}
 	if svc := serviceNamed(s, source, dst); svc != nil {
-		return viaService(s, source, svc, port)
+		return viaService(s, source, mesh.Frontend{Service: svc, Port: port})
 	}
 	return target{}, fmt.Errorf("%q is neither an address, a pod nor a service of the mesh: write namespace/name, or a host name", dst)
 }
@@ -46,8 +46,8 @@ func serviceNamed(s *mesh.Snapshot, source *mesh.Workload, name string) *mesh.Se
 }
 
 func resolveAddr(s *mesh.Snapshot, source *mesh.Workload, a netip.Addr, port uint16) (target, error) {
-	if svc := s.ServiceAt(a); svc != nil {
-		return viaService(s, source, svc, port)
+	if f, ok := s.FrontendAt(netip.AddrPortFrom(a, port)); ok {
+		return viaService(s, source, f)
 	}
 	if w := s.WorkloadAt(a); w != nil {
 		return target{workload: w, addr: netip.AddrPortFrom(a, port)}, nil
@@ -62,7 +62,8 @@ func direct(w *mesh.Workload, port uint16) (target, error) {
 	return target{workload: w, addr: netip.AddrPortFrom(w.Addrs[0], port)}, nil
 }
 
-func viaService(s *mesh.Snapshot, source *mesh.Workload, svc *mesh.Service, port uint16) (target, error) {
+func viaService(s *mesh.Snapshot, source *mesh.Workload, f mesh.Frontend) (target, error) {
+	svc, port := f.Service, f.Port
 	if port == 0 && len(svc.Ports) == 1 {
 		port = svc.Ports[0].Number
 	}
@@ -74,11 +75,14 @@ func viaService(s *mesh.Snapshot, source *mesh.Workload, svc *mesh.Service, port
 			continue
 		}
 		has = true
-		if ep.Ready && (best == nil || svc.PreferSameZone && sameZone(s, source, ep) && !sameZone(s, source, best)) {
+		if r := rank(s, source, f, ep); r > 0 && (best == nil || r > rank(s, source, f, best)) {
 			best = ep
 		}
 	}
 	switch {
+	case best == nil && has && svc.InternalLocal && !f.External && source != nil:
+		return target{service: svc}, fmt.Errorf("service %s has internalTrafficPolicy Local, and no ready endpoint for port %d on node %s",
+			svc.FullName(), port, source.Node)
 	case best == nil && has:
 		return target{service: svc}, fmt.Errorf("service %s has no ready endpoint for port %d", svc.FullName(), port)
 	case best == nil:
@@ -88,9 +92,31 @@ func viaService(s *mesh.Snapshot, source *mesh.Workload, svc *mesh.Service, port
 	return target{service: svc, workload: s.Workload(best.Workload), addr: addr}, nil
 }
 
-func sameZone(s *mesh.Snapshot, source *mesh.Workload, ep *mesh.Endpoint) bool {
-	w := s.Workload(ep.Workload)
-	return source != nil && source.Zone != "" && w != nil && w.Zone == source.Zone
+// rank orders endpoints as source's node does, 0 for one that is not used.
+func rank(s *mesh.Snapshot, source *mesh.Workload, f mesh.Frontend, ep *mesh.Endpoint) int {
+	rank, svc := 1, f.Service
+	switch {
+	case ep.Ready:
+		rank += 4
+	case !ep.Draining():
+		return 0
+	}
+	if source == nil {
+		return rank
+	}
+	node, zone := ep.Node, ep.Zone
+	if w := s.Workload(ep.Workload); w != nil {
+		node, zone = w.Node, w.Zone
+	}
+	switch {
+	case svc.InternalLocal && !f.External && node != source.Node:
+		return 0
+	case svc.PreferSameNode && node == source.Node:
+		rank += 2
+	case svc.PreferSameZone && source.Zone != "" && zone == source.Zone:
+		rank++
+	}
+	return rank
 }
 
 func portList(svc *mesh.Service) string {

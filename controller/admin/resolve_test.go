@@ -18,17 +18,22 @@ func snapshot(t *testing.T) *mesh.Snapshot {
 	end := func(name, addr string, ready bool) mesh.Endpoint {
 		return mesh.Endpoint{Workload: mesh.UID(name), Addrs: []netip.Addr{netip.MustParseAddr(addr)}, TargetPorts: map[uint16]uint16{80: 8080}, Ready: ready}
 	}
+	going := end("near", "10.0.0.2", false)
+	going.Serving, going.Terminating = true, true
 	s, err := mesh.NewSnapshot("e", 1,
 		[]*mesh.Workload{pod("far", "z1", "10.0.0.1", true), pod("near", "z2", "10.0.0.2", true), pod("src", "z2", "fd00::3", true), pod("plain", "z2", "10.0.0.4", false)},
 		[]*mesh.Service{
 			{Namespace: "a", Name: "web", Hostname: "web.a.svc.cluster.local", VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
-				Ports: []mesh.Port{{Number: 80}}, Endpoints: []mesh.Endpoint{end("far", "10.0.0.1", true), end("near", "10.0.0.2", true)}, PreferSameZone: true},
+				Ports: []mesh.Port{{Number: 80, NodePort: 30080}}, Endpoints: []mesh.Endpoint{end("far", "10.0.0.1", true), end("near", "10.0.0.2", true)}, PreferSameZone: true},
+			{Namespace: "a", Name: "going", Hostname: "going.a.svc.cluster.local", Ports: []mesh.Port{{Number: 80}}, Endpoints: []mesh.Endpoint{end("far", "10.0.0.1", false), going}},
+			{Namespace: "a", Name: "local", Hostname: "local.a.svc.cluster.local", Ports: []mesh.Port{{Number: 80}}, InternalLocal: true, Endpoints: []mesh.Endpoint{
+				{Node: "elsewhere", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.9")}, TargetPorts: map[uint16]uint16{80: 8080}, Ready: true}}},
 			{Namespace: "a", Name: "down", Hostname: "down.a.svc.cluster.local", Ports: []mesh.Port{{Number: 80}}, Endpoints: []mesh.Endpoint{end("far", "10.0.0.1", false)}},
 		})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return s.WithSettings(mesh.Settings{NodeAddrs: map[netip.Addr]struct{}{netip.MustParseAddr("192.0.2.1"): {}}})
 }
 
 func TestNamesResolveAsAnAppWouldWriteThem(t *testing.T) {
@@ -45,6 +50,10 @@ func TestNamesResolveAsAnAppWouldWriteThem(t *testing.T) {
 		{"a/web", 0, "near 10.0.0.2:8080"},
 		{"10.96.0.1", 80, "near 10.0.0.2:8080"},
 		{"::ffff:10.96.0.1", 80, "near 10.0.0.2:8080"},
+		{"192.0.2.1", 30080, "near 10.0.0.2:8080"},
+		{"192.0.2.1", 80, "nobody 192.0.2.1:80"},
+		{"going", 80, "near 10.0.0.2:8080"},
+		{"local", 80, "internalTrafficPolicy Local, and no ready endpoint for port 80 on node "},
 		{"a/far", 9, "far 10.0.0.1:9"},
 		{"fd00::3", 9, "src [fd00::3]:9"},
 		{"203.0.113.1", 9, "nobody 203.0.113.1:9"},

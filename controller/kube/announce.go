@@ -16,7 +16,7 @@ import (
 )
 
 // tendEvery is how often what the leader wrote is looked at again: somebody may have deleted it.
-const tendEvery = 15 * time.Second
+const tendEvery = 5 * time.Second
 
 // Announcement is what the leader tells the cluster.
 type Announcement struct {
@@ -43,7 +43,7 @@ func (c *Cluster) Tend(ctx context.Context, a Announcement) error {
 		if err == nil && changed {
 			return ErrCAChanged
 		}
-		if err := pause(ctx, time.After(wait)); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}

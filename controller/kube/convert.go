@@ -14,7 +14,7 @@ import (
 )
 
 // fromAPI is where every object here comes from, in messages.
-var fromAPI = manifest.Origin{File: "kubernetes"}
+const fromAPI = "kubernetes"
 
 // mirrorAnnotation is on the API server's picture of a static pod, and has the uid that its node knows it by: the
 // picture's own is another.
@@ -58,7 +58,7 @@ func object(kind string, o metav1.Object, spec any) *manifest.Object {
 		}
 	}
 	key := manifest.Key{Kind: kind, Namespace: meta.Namespace, Name: meta.Name}
-	return &manifest.Object{Key: key, Origin: fromAPI, Meta: meta, Spec: spec}
+	return &manifest.Object{Key: key, Origin: manifest.Origin{File: fromAPI}, Meta: meta, Spec: spec}
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -204,13 +204,13 @@ func custom(o *unstructured.Unstructured) (*manifest.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", manifest.ErrRejected, err)
 	}
-	objects, _, err := manifest.Parse(fromAPI.File, raw)
+	objects, _, err := manifest.Parse(fromAPI, raw)
 	if err != nil {
 		return nil, err
 	}
 	if len(objects) != 1 {
 		return nil, fmt.Errorf("%w: %s %s/%s is of no kind that the mesh knows", manifest.ErrRejected, o.GetKind(), o.GetNamespace(), o.GetName())
 	}
-	objects[0].Origin = fromAPI
+	objects[0].Origin = manifest.Origin{File: fromAPI}
 	return objects[0], nil
 }

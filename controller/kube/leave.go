@@ -114,7 +114,7 @@ func (c *Cluster) Leave(ctx context.Context, out io.Writer) error {
 				return nil
 			}
 		}
-		if pause(ctx, time.After(500*time.Millisecond)) != nil {
+		if pause(ctx, 500*time.Millisecond) != nil {
 			return fmt.Errorf("not every agent has let its pods go (%s): their pods stay captured until the node reboots "+
 				"or `agent cleanup` runs there", said)
 		}

@@ -48,7 +48,7 @@ func (c *Cluster) CA(ctx context.Context, dir string, create func() (cert, key [
 		if !said {
 			c.cfg.Log.Warn("waiting for a CA: the Secret has no tls.crt and tls.key yet", "secret", c.cfg.Namespace+"/"+CASecret)
 		}
-		if err := pause(ctx, time.After(2*time.Second)); err != nil {
+		if err := pause(ctx, 2*time.Second); err != nil {
 			return Material{}, err
 		}
 	}

@@ -31,11 +31,10 @@ type source struct {
 // version of our own kinds, which v1alpha1.APIVersion has too.
 const version = "v1alpha1"
 
-// Resources of our own kinds.
-var (
-	AuthorizationPolicies = schema.GroupVersionResource{Group: v1alpha1.Group, Version: version, Resource: "authorizationpolicies"}
-	PeerAuthentications   = schema.GroupVersionResource{Group: v1alpha1.Group, Version: version, Resource: "peerauthentications"}
-)
+// ours is one of our own kinds' resources.
+func ours(resource string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: v1alpha1.Group, Version: version, Resource: resource}
+}
 
 func newSource(c *Cluster) *source {
 	s := &source{wake: make(chan struct{}, 1)}
@@ -45,8 +44,8 @@ func newSource(c *Cluster) *source {
 	s.follow(c, manifest.KindPod, &corev1.Pod{}, builtin(core, "pods"))
 	s.follow(c, manifest.KindService, &corev1.Service{}, builtin(core, "services"))
 	s.follow(c, manifest.KindEndpointSlice, &discoveryv1.EndpointSlice{}, builtin(discovery, "endpointslices"))
-	s.follow(c, manifest.KindAuthorizationPolicy, &unstructured.Unstructured{}, c.custom(AuthorizationPolicies))
-	s.follow(c, manifest.KindPeerAuthentication, &unstructured.Unstructured{}, c.custom(PeerAuthentications))
+	s.follow(c, manifest.KindAuthorizationPolicy, &unstructured.Unstructured{}, c.custom(resourceOf(manifest.KindAuthorizationPolicy)))
+	s.follow(c, manifest.KindPeerAuthentication, &unstructured.Unstructured{}, c.custom(resourceOf(manifest.KindPeerAuthentication)))
 	return s
 }
 
@@ -126,29 +125,25 @@ func (c *Cluster) Run(ctx context.Context, changed func(manifest.Result)) error 
 		started := time.Now()
 		changed(c.source.collect())
 		settle := max(c.cfg.Settle, time.Since(started))
-		if err := pause(ctx, nil); err != nil {
-			return err
-		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.source.wake:
 		}
-		if err := pause(ctx, time.After(settle)); err != nil {
+		if err := pause(ctx, settle); err != nil {
 			return err
 		}
 	}
 }
 
-// pause waits for a timer, or not at all if it is nil.
-func pause(ctx context.Context, timer <-chan time.Time) error {
-	if timer == nil {
-		return ctx.Err()
-	}
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-timer:
+	case <-timer.C:
 		return nil
 	}
 }

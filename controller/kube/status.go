@@ -43,9 +43,9 @@ func (c *Cluster) Policies() (out []Policy) {
 func resourceOf(kind string) schema.GroupVersionResource {
 	switch kind {
 	case manifest.KindAuthorizationPolicy:
-		return AuthorizationPolicies
+		return ours("authorizationpolicies")
 	case manifest.KindPeerAuthentication:
-		return PeerAuthentications
+		return ours("peerauthentications")
 	}
 	return schema.GroupVersionResource{}
 }

@@ -25,6 +25,8 @@ func globals() map[string]string {
 		"bpf reasons":                  "a table, never changed",
 		"controller/admin order":       "a table, never changed",
 		"controller/manifest l7Fields": "a table, never changed",
+		"deploy chart":                 "go:embed",
+		"internal/version release":     "set by the linker",
 		"internal/labtest binDir":      "set once by TestMain",
 		"internal/labtest labs":        "numbers the labs of a test binary",
 		"internal/sample bucketBase":   "a constant that Go cannot compute",

@@ -1,0 +1,41 @@
+package agent
+
+import (
+	"context"
+	"time"
+)
+
+// lastGrace is what connections get that were made while the agent lingered.
+const lastGrace = time.Second
+
+// linger returns once the agent may stop serving: ended is over because something failed, or stop is and every
+// connection that was open then has ended, or has had the drain timeout.
+//
+// Until then everything goes on: new connections are carried and pods start. An agent that only waited for what is
+// open would keep its whole node from connecting for as long as one idle connection lives.
+func (a *Agent) linger(stop, ended context.Context) {
+	select {
+	case <-stop.Done():
+	case <-ended.Done():
+		return
+	}
+	asked := time.Now()
+	over := time.After(a.cfg.DrainTimeout)
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for a.openSince(asked) {
+		select {
+		case <-ended.Done():
+			return
+		case <-over:
+			return
+		case <-look.C:
+		}
+	}
+}
+
+// openSince tells whether a connection is open that was open at a time already.
+func (a *Agent) openSince(t time.Time) bool {
+	open := a.proxy.Connections() // oldest first
+	return len(open) > 0 && !open[0].Start.After(t)
+}
