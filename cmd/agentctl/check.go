@@ -43,25 +43,46 @@ func (s *section) expect(what, state, hint string, details ...string) {
 
 // checkCommand asks everything that can be wrong, one by one.
 func (a *app) checkCommand() *cobra.Command {
-	var pre bool
+	var pre, local, nodes bool
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Check the mesh, or with --pre this machine, point by point",
+		Short: "Check the mesh, or with --pre what is needed to install it, point by point",
 		Long: `Check the mesh point by point: whom agentctl reaches, that agents are connected and enforce the newest
-configuration, certificates, trust bundles, pods and what the kernel dropped. With --pre only this machine is checked,
-before anything is installed: kernel, BTF, cgroup v2, bpffs, capabilities.
+configuration, certificates, trust bundles, pods and what the kernel dropped.
+
+With --pre nobody of the mesh is asked. The cluster of the kubeconfig is checked before anything is installed: versions,
+your rights, nodes, and what else takes hold of connections there. --nodes also starts a pod on every node, with the
+rights that an agent has, which looks at what the API cannot tell: BTF, cgroup v2, bpffs, CNI. Without a kubeconfig, or
+with --local, this machine is checked: kernel, BTF, cgroup v2, bpffs, capabilities.
+
 √ is fine, ‼ should be looked at, × is broken. Exits with 3 if there is a ×.`,
 		Example: `  agentctl check
-  sudo agentctl check --pre
+  agentctl check --pre --nodes
+  sudo agentctl check --pre --local
   agentctl check -o json | jq '.[].checks[] | select(.state != "ok")'`,
 		Args: exactArgs(),
 	}
 	output := outputFlag(cmd, formatTable, formatJSON, formatYAML)
-	cmd.Flags().BoolVar(&pre, "pre", false, "check whether this machine can run an agent; ask nobody")
+	var rel releaseFlags
+	cmd.Flags().BoolVar(&pre, "pre", false, "check whether the cluster of the kubeconfig, or this machine, is ready for Warren")
+	cmd.Flags().BoolVar(&local, "local", false, "with --pre: this machine, whatever kubeconfig there is")
+	cmd.Flags().BoolVar(&nodes, "nodes", false, "with --pre: start a pod on every node that looks at it")
+	cmd.Flags().StringArrayVarP(&rel.files, "values", "f", nil, "with --nodes: file with the chart's settings (repeatable)")
+	cmd.Flags().StringArrayVar(&rel.sets, "set", nil, "with --nodes: one setting of the chart, such as its image (repeatable)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		sections := a.preChecks()
-		if !pre {
-			sections = a.meshChecks(cmd)
+		if (local || nodes) && !pre || local && nodes {
+			return usagef("agentctl check --pre --nodes, or agentctl check --pre --local", "--local and --nodes go with --pre, one of them")
+		}
+		sections, err := a.sections(cmd, pre, local)
+		if err != nil {
+			return err
+		}
+		if nodes {
+			more, err := a.nodeSections(cmd.Context(), rel)
+			if err != nil {
+				return err
+			}
+			sections = append(sections, more...)
 		}
 		if output.machine() {
 			if err := a.emit(output.value, sections); err != nil {
@@ -78,13 +99,21 @@ before anything is installed: kernel, BTF, cgroup v2, bpffs, capabilities.
 	return cmd
 }
 
+func (a *app) sections(cmd *cobra.Command, pre, local bool) ([]section, error) {
+	if pre {
+		return a.preSections(cmd.Context(), local)
+	}
+	return a.meshChecks(cmd), nil
+}
+
 // meshChecks asks for status and certificates. If nobody answers, that is the only finding.
 func (a *app) meshChecks(cmd *cobra.Command) []section {
 	reach := section{Name: "warren-api"}
 	status, err := ask(cmd.Context(), a, adminv1.AdminClient.Status, &adminv1.StatusRequest{})
 	a.expectAnswer(&reach, "status can be read", err)
+	pods := a.rolloutChecks(cmd.Context())
 	if err != nil {
-		return []section{reach}
+		return append([]section{reach}, pods...)
 	}
 	completeProblems(status)
 	certs, err := ask(cmd.Context(), a, adminv1.AdminClient.Certs, &adminv1.ListRequest{})
@@ -93,6 +122,7 @@ func (a *app) meshChecks(cmd *cobra.Command) []section {
 	if err == nil {
 		sections = append(sections, a.identityChecks(status, certs))
 	}
+	sections = append(sections, pods...)
 	return append(sections, podChecks(status), kernelChecks(status), problemChecks(status))
 }
 

@@ -15,9 +15,8 @@ const (
 
 // Capabilities by number (linux/capability.h).
 const (
-	capNetAdmin = 12
-	capSysAdmin = 21
-	capBPF      = 39
+	capSysPtrace = 19
+	capSysAdmin  = 21
 )
 
 // preChecks looks at this machine only, through files of /proc and /sys.
@@ -35,7 +34,30 @@ func (a *app) preChecks() []section {
 
 	rights := section{Name: "machine-rights"}
 	rights.expect("this process has the capabilities of an agent", checkFail, "run it as root: sudo agentctl check --pre", a.noCapabilities()...)
+	if cni, ok := a.cniChecks(); ok {
+		return []section{kernel, mounts, cni, rights}
+	}
 	return []section{kernel, mounts, rights}
+}
+
+// cniDir is where the chart puts the node's CNI configuration in an agent's pod.
+const cniDir = "host/cni/net.d"
+
+// cniChecks looks at the node from inside a pod like the agent's; ok says if this is one.
+func (a *app) cniChecks() (s section, ok bool) {
+	if _, err := fs.Stat(a.root, cniDir); err != nil {
+		return s, false
+	}
+	s.Name = "machine-cni"
+	lists, _ := fs.Glob(a.root, cniDir+"/*.conflist")
+	confs, _ := fs.Glob(a.root, cniDir+"/*.conf")
+	var none []string
+	if len(lists)+len(confs) == 0 {
+		none = []string{"the directory has no *.conflist and no *.conf"}
+	}
+	s.expect("there is a CNI configuration", checkFail,
+		"install a network plug-in first; or say where its configuration is: --set agent.cni.confDir=DIR", none...)
+	return s, true
 }
 
 func (a *app) read(name string) (string, error) {
@@ -48,14 +70,19 @@ func (a *app) oldKernel() []string {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
-		return []string{"cannot tell the version of kernel " + release}
-	}
-	if major > needMajor || (major == needMajor && minor >= needMinor) {
+	if kernelIsNew(release) {
 		return nil
 	}
 	return []string{"it is " + release}
+}
+
+// kernelIsNew tells whether a kernel's release is new enough; one that cannot be read is not.
+func kernelIsNew(release string) bool {
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > needMajor || (major == needMajor && minor >= needMinor)
 }
 
 func (a *app) missing(name string) []string {
@@ -106,7 +133,7 @@ func (a *app) noCapabilities() []string {
 	for _, c := range []struct {
 		name string
 		bit  int
-	}{{"CAP_NET_ADMIN", capNetAdmin}, {"CAP_SYS_ADMIN", capSysAdmin}, {"CAP_BPF", capBPF}} {
+	}{{"CAP_SYS_ADMIN", capSysAdmin}, {"CAP_SYS_PTRACE", capSysPtrace}} {
 		if have&(1<<c.bit) == 0 {
 			lacks = append(lacks, "it lacks "+c.name)
 		}

@@ -6,10 +6,12 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/warren-mesh/warren/internal/cluster"
+	"github.com/warren-mesh/warren/internal/version"
 )
 
 // env is everything that agentctl knows of the outside. No other file opens, dials or reads a clock.
@@ -19,6 +21,11 @@ type env struct {
 	getenv         func(string) string
 	// dial connects to the unix socket at an absolute path.
 	dial func(ctx context.Context, path string) (net.Conn, error)
+	// openCluster reads a kubeconfig.
+	openCluster func(cluster.Target) (*cluster.Cluster, error)
+	// readFile reads a file that the command line names, and create makes one that must not be there yet.
+	readFile func(name string) ([]byte, error)
+	create   func(name string) (io.WriteCloser, error)
 	// isTerminal says whether what is written to w is read by a person.
 	isTerminal func(w io.Writer) bool
 	now        func() time.Time
@@ -37,21 +44,17 @@ func systemEnv() env {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
 		},
+		openCluster: cluster.Open,
+		readFile:    os.ReadFile,
+		create: func(name string) (io.WriteCloser, error) {
+			return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		},
 		isTerminal: func(w io.Writer) bool {
 			f, ok := w.(*os.File)
 			return ok && term.IsTerminal(int(f.Fd()))
 		},
 		now:     time.Now,
 		root:    os.DirFS("/"),
-		version: buildVersion(),
+		version: version.String(),
 	}
-}
-
-// buildVersion is the module version that the Go tool recorded, or "(devel)".
-func buildVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(devel)"
-	}
-	return info.Main.Version
 }

@@ -7,13 +7,16 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/warren-mesh/warren/internal/cluster"
 )
 
 const rootLong = `agentctl shows what the Warren mesh does, and says why.
 
-It asks the controller, or the agent of one node, over a unix socket: the one that --socket or $WARREN_SOCKET names,
-else the controller of the only running lab (--lab picks one of several), else /run/warren/controller.sock, else
-/run/warren/agent.sock. A controller answers for the whole mesh, an agent for its node.
+It asks the controller, or the agent of one node: at the unix socket that --socket or $WARREN_SOCKET names, else the
+controller of the only running lab (--lab picks one of several), else /run/warren/controller.sock, else
+/run/warren/agent.sock, else the controller in the cluster of the kubeconfig, through the API server. --kubeconfig or
+--context asks the cluster in any case. A controller answers for the whole mesh, an agent for its node.
 
 Exit codes: 0 all is well or the answer is yes, 1 an error, 2 a mistake in the command line, 3 the answer is no or
 problems were found.`
@@ -21,8 +24,11 @@ problems were found.`
 // app is one run of agentctl: the outside world and the flags that every command has.
 type app struct {
 	env
-	socket  string
-	lab     string
+	socket string
+	lab    string
+	kube   kubeFlags
+	// asked is the cluster that the last request went to, if it was one.
+	asked   *cluster.Cluster
 	color   choice
 	timeout time.Duration
 }
@@ -62,6 +68,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddGroup(
 		&cobra.Group{ID: groupSee, Title: "See:"},
 		&cobra.Group{ID: groupAsk, Title: "Ask why:"},
+		&cobra.Group{ID: groupRun, Title: "On Kubernetes:"},
 		&cobra.Group{ID: groupMore, Title: "More:"},
 	)
 	a.addCommands(root)
@@ -72,6 +79,7 @@ func (a *app) rootCommand() *cobra.Command {
 const (
 	groupSee  = "see"
 	groupAsk  = "ask"
+	groupRun  = "run"
 	groupMore = "more"
 )
 
@@ -84,7 +92,8 @@ func (a *app) addCommands(root *cobra.Command) {
 	}
 	add(groupSee, a.statusCommand(), a.flowsCommand(), a.connectionsCommand(), a.workloadsCommand(),
 		a.servicesCommand(), a.policiesCommand(), a.certsCommand())
-	add(groupAsk, a.checkCommand(), a.whyCommand(), a.authzCommand())
+	add(groupAsk, a.checkCommand(), a.whyCommand(), a.authzCommand(), a.waitCommand())
+	add(groupRun, a.installCommand(), a.upgradeCommand(), a.uninstallCommand(), a.caCommand(), a.bugReportCommand())
 	add(groupMore, labCommand(a.stdout, a.stderr, a.stdin), a.versionCommand())
 	root.SetHelpCommandGroupID(groupMore)
 	root.SetCompletionCommandGroupID(groupMore)
@@ -95,6 +104,9 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&a.socket, "socket", "", "unix socket of a controller or an agent (default $WARREN_SOCKET)")
 	f.StringVar(&a.lab, "lab", "", "ask the controller of this lab")
+	f.StringVar(&a.kube.kubeconfig, "kubeconfig", "", "ask the cluster of this file (default $KUBECONFIG or ~/.kube/config)")
+	f.StringVar(&a.kube.context, "context", "", "ask the cluster of this context of the kubeconfig")
+	f.StringVar(&a.kube.namespace, "warren-namespace", "", "namespace that Warren is in (default warren-system)")
 	f.Var(&a.color, "color", "colour the output: "+a.color.Type())
 	f.DurationVar(&a.timeout, "request-timeout", 10*time.Second, "how long to wait for one answer")
 	_ = root.MarkPersistentFlagFilename("socket", "sock")

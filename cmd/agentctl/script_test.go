@@ -150,6 +150,7 @@ func runScript(ts *testscript.TestScript, want int, args []string, on watch) {
 	e.stdout = &watched{ts.Stdout(), on, cancel}
 	e.getenv, e.now, e.version = ts.Getenv, scriptTime, "v0.1.0"
 	e.root = os.DirFS(root)
+	e.readFile = func(name string) ([]byte, error) { return os.ReadFile(ts.MkAbs(name)) }
 	e.isTerminal = func(io.Writer) bool { return ts.Getenv("TERMINAL") == "1" }
 	e.dial = func(ctx context.Context, path string) (net.Conn, error) {
 		var d net.Dialer

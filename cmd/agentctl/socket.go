@@ -8,6 +8,8 @@ import (
 	"net"
 	"path"
 	"strings"
+
+	"github.com/warren-mesh/warren/internal/cluster"
 )
 
 // Where the daemons listen unless told otherwise.
@@ -20,10 +22,19 @@ const (
 // errNoSocket is what a search that found nobody wraps.
 var errNoSocket = errors.New("no socket")
 
-// endpoint is a socket that accepted a connection. The connection is used for the first requests.
+// endpoint is somebody who accepted a connection. The connection is used for the first requests.
 type endpoint struct {
-	path string
-	conn net.Conn
+	// path is the socket's, or says in words who it is.
+	path   string
+	conn   net.Conn
+	redial func(context.Context) (net.Conn, error)
+}
+
+// socketAt connects to a unix socket.
+func (a *app) socketAt(ctx context.Context, path string) (endpoint, error) {
+	redial := func(ctx context.Context) (net.Conn, error) { return a.dial(ctx, path) }
+	conn, err := redial(ctx)
+	return endpoint{path, conn, redial}, err
 }
 
 // find connects to whom the flags, the environment or the search order name. Returns errNoSocket if nobody listens.
@@ -31,10 +42,14 @@ func (a *app) find(ctx context.Context) (endpoint, error) {
 	switch {
 	case a.socket != "" && a.lab != "":
 		return endpoint{}, usagef("give one of them", "--socket and --lab exclude each other")
+	case a.kube.named() && (a.socket != "" || a.lab != ""):
+		return endpoint{}, usagef("give one of them", "a cluster (--kubeconfig, --context) and --socket or --lab exclude each other")
 	case a.socket != "":
 		return a.only(ctx, a.socket, "--socket")
 	case a.lab != "":
 		return a.findLab(ctx, a.lab)
+	case a.kube.named():
+		return a.findLeader(ctx)
 	case a.getenv("WARREN_SOCKET") != "":
 		return a.only(ctx, a.getenv("WARREN_SOCKET"), "$WARREN_SOCKET")
 	}
@@ -43,9 +58,9 @@ func (a *app) find(ctx context.Context) (endpoint, error) {
 
 // only connects to a socket that was named; from says by what.
 func (a *app) only(ctx context.Context, socket, from string) (endpoint, error) {
-	conn, err := a.dial(ctx, socket)
+	found, err := a.socketAt(ctx, socket)
 	if err == nil {
-		return endpoint{socket, conn}, nil
+		return found, nil
 	}
 	return endpoint{}, &failure{
 		text: fmt.Sprintf("nobody answers at %s (from %s): %s", socket, from, dialReason(err)),
@@ -58,9 +73,9 @@ func (a *app) findLab(ctx context.Context, name string) (endpoint, error) {
 	if strings.ContainsAny(name, "/") || name == ".." {
 		return endpoint{}, usagef("see: agentctl lab ls", "%q is not the name of a lab", name)
 	}
-	conn, err := a.dial(ctx, socket)
+	found, err := a.socketAt(ctx, socket)
 	if err == nil {
-		return endpoint{socket, conn}, nil
+		return found, nil
 	}
 	hint := "start one: agentctl lab up"
 	if names := a.labNames(); len(names) > 0 {
@@ -72,7 +87,7 @@ func (a *app) findLab(ctx context.Context, name string) (endpoint, error) {
 	}
 }
 
-// search tries the running labs, then the machine's controller, then its agent.
+// search tries the running labs, then the machine's controller, then its agent, then the cluster of the kubeconfig.
 func (a *app) search(ctx context.Context) (endpoint, error) {
 	running, err := a.runningLab(ctx)
 	if err != nil || running.conn != nil {
@@ -81,21 +96,25 @@ func (a *app) search(ctx context.Context) (endpoint, error) {
 	var tried []string
 	var denied error
 	for _, socket := range []string{controllerSocket, agentSocket} {
-		conn, err := a.dial(ctx, socket)
+		found, err := a.socketAt(ctx, socket)
 		if err == nil {
-			return endpoint{socket, conn}, nil
+			return found, nil
 		}
 		tried = append(tried, fmt.Sprintf("%s (%s)", socket, dialReason(err)))
 		if errors.Is(err, fs.ErrPermission) {
 			denied = err
 		}
 	}
-	hint := "start a mesh on this machine with: agentctl lab up; or name a socket with --socket PATH or $WARREN_SOCKET"
+	found, err := a.findLeader(ctx)
+	if !errors.Is(err, cluster.ErrNoKubeconfig) {
+		return found, err
+	}
+	hint := "for a cluster: --kubeconfig FILE; for this machine: agentctl lab up, or --socket PATH or $WARREN_SOCKET"
 	if denied != nil {
 		hint = dialHint(denied)
 	}
 	return endpoint{}, &failure{
-		text: fmt.Sprintf("found no controller or agent to ask: no lab runs, and tried %s", strings.Join(tried, ", ")),
+		text: fmt.Sprintf("found no controller or agent to ask: no lab runs, there is no kubeconfig, and tried %s", strings.Join(tried, ", ")),
 		hint: hint, err: errNoSocket,
 	}
 }
@@ -106,8 +125,8 @@ func (a *app) runningLab(ctx context.Context) (endpoint, error) {
 	var names []string
 	for _, name := range a.labNames() {
 		socket := path.Join(labDir, name, "controller.sock")
-		if conn, err := a.dial(ctx, socket); err == nil {
-			found, names = append(found, endpoint{socket, conn}), append(names, name)
+		if one, err := a.socketAt(ctx, socket); err == nil {
+			found, names = append(found, one), append(names, name)
 		}
 	}
 	switch len(found) {

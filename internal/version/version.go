@@ -3,8 +3,14 @@ package version
 
 import "runtime/debug"
 
-// String returns the module's version, or "dev" with the commit if the build knows one.
+// release is set by the linker when images and releases are built (-X, see hack/images): such builds know no commit.
+var release string
+
+// String returns the release, else the module's version, else "dev" with the commit if the build knows one.
 func String() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "dev"
