@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -113,7 +115,7 @@ func (r *replica) leadWithCA(ctx context.Context) error {
 func (r *replica) reportLeaving(ctx context.Context, c *Controller) error {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	said := [2]int{-1, -1}
+	said := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -123,16 +125,42 @@ func (r *replica) reportLeaving(ctx context.Context, c *Controller) error {
 		if !r.cluster.Leaving() || !c.state.leavePublished() {
 			continue
 		}
-		now := [2]int{c.connected() - c.behind(), c.connected()}
+		now := r.left(c)
 		if now == said {
 			continue
 		}
-		if err := r.cluster.ReportLeft(ctx, now[0], now[1]); err != nil {
+		if err := r.cluster.ReportLeft(ctx, now); err != nil {
 			r.cfg.Log.Warn("cannot report how far the mesh is in leaving", "err", err)
 			continue
 		}
 		said = now
 	}
+}
+
+// left is "<n> of <m>" agents that enforce what is newest, and who does not. An agent that never connected counts too: its
+// pods are captured all the same.
+func (r *replica) left(c *Controller) string {
+	newest := c.publisher.Version()
+	done := make(map[string]bool)
+	for _, n := range c.watchers.Nodes() {
+		done[n.Node] = n.Connected && n.Acked >= newest
+	}
+	agents, late := 0, []string(nil)
+	for _, o := range r.cluster.Pods() {
+		spec := o.Spec.(*manifest.Pod)
+		if o.Namespace != r.kube.Namespace || spec.Spec.ServiceAccountName != r.kube.AgentServiceAccount || spec.Status.Phase != "Running" {
+			continue
+		}
+		if agents++; !done[spec.Spec.NodeName] {
+			late = append(late, spec.Spec.NodeName)
+		}
+	}
+	text := fmt.Sprintf("%d of %d", agents-len(late), agents)
+	if len(late) > 0 {
+		slices.Sort(late)
+		text += "; not " + strings.Join(late[:min(len(late), 5)], ", ")
+	}
+	return text
 }
 
 func bundlePEM(a *ca.Authority) (out []byte) {

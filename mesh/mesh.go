@@ -4,7 +4,10 @@
 // or a kernel. Addresses are unmapped netip values everywhere: an IPv4 address is never v4-mapped.
 package mesh
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // UID names one workload for its whole life. An address may pass to another workload; a UID never does.
 type UID string
@@ -74,6 +77,8 @@ type Settings struct {
 	Namespaces map[string]Namespace
 	// Leaving is true while the mesh is being taken away.
 	Leaving bool
+	// NodeAddrs are where services' node ports are answered.
+	NodeAddrs map[netip.Addr]struct{}
 }
 
 // Namespace is what is known about one namespace.
@@ -84,28 +89,77 @@ type Namespace struct {
 
 // Service is a name with virtual addresses and endpoints behind them.
 type Service struct {
-	Namespace      string
-	Name           string
-	Hostname       string
-	VIPs           []netip.Addr
-	Ports          []Port
-	Endpoints      []Endpoint
+	Namespace string
+	Name      string
+	Hostname  string
+	// VIPs are the service's alone, whatever port is dialled.
+	VIPs []netip.Addr
+	// ExternalAddrs lead to the service on its own ports, and on others to whoever is there.
+	ExternalAddrs []netip.Addr
+	Ports         []Port
+	Endpoints     []Endpoint
+	// PreferSameNode and PreferSameZone put endpoints near the client first, in this order.
+	PreferSameNode bool
 	PreferSameZone bool
+	// InternalLocal is true if a client that dials a VIP may reach endpoints on its own node only.
+	InternalLocal bool
+	// Affinity is how long after its last connection a client stays with its endpoint, 0 if it does not.
+	Affinity time.Duration
 }
 
 // FullName is "<namespace>/<name>".
 func (s *Service) FullName() string { return s.Namespace + "/" + s.Name }
 
+// HasPort tells whether the service answers on a port.
+func (s *Service) HasPort(number uint16) bool {
+	for _, p := range s.Ports {
+		if p.Number == number {
+			return true
+		}
+	}
+	return false
+}
+
 // Port is one port that a service answers on.
 type Port struct {
 	Name   string
 	Number uint16
+	// NodePort is the port of every node's addresses that leads here, 0 if none does.
+	NodePort uint16
 }
 
 // Endpoint is one backend of a service.
 type Endpoint struct {
-	Workload    UID
+	Workload    UID // empty for what is no workload: a host, or an address outside the cluster
 	Addrs       []netip.Addr
 	TargetPorts map[uint16]uint16 // service port → target port
 	Ready       bool
+	// Serving and Terminating tell one that finishes what it has from one that is gone: it is used while none is ready.
+	Serving     bool
+	Terminating bool
+	// Node and Zone are where an endpoint without a workload is, if that is known.
+	Node string
+	Zone string
+}
+
+// Draining tells whether the endpoint is to be used only while none is ready (KEP-1669).
+func (e *Endpoint) Draining() bool { return !e.Ready && e.Serving && e.Terminating }
+
+// AddrOf returns the endpoint's address of a family; false if it has none.
+func (e *Endpoint) AddrOf(v4 bool) (netip.Addr, bool) {
+	for _, a := range e.Addrs {
+		if a.Is4() == v4 {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Frontend is what somebody who dialled a service dialled.
+type Frontend struct {
+	Service *Service
+	// Port is the service's own, whichever was dialled. A VIP is the service's on every port, so it may not have it.
+	Port uint16
+	// External is true unless a VIP was dialled: internalTrafficPolicy says nothing about it.
+	External bool
 }

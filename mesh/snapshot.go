@@ -20,6 +20,9 @@ type Snapshot struct {
 	byNode    map[string][]*Workload
 	services  map[string]*Service
 	byVIP     map[netip.Addr]*Service
+	// Addresses and ports that lead to a service, and are not its alone.
+	external  map[netip.AddrPort]Frontend
+	nodePorts map[uint16]Frontend
 	byHost    map[string]*Service
 	settings  Settings
 }
@@ -28,8 +31,8 @@ type Snapshot struct {
 var ErrInconsistent = errors.New("inconsistent mesh snapshot")
 
 // NewSnapshot indexes workloads and services. It takes ownership of both slices' elements.
-// Returns an error that wraps ErrInconsistent if a UID, a workload's address, a service's name or a service's
-// address occurs twice, or an address is invalid or v4-mapped.
+// Returns an error that wraps ErrInconsistent if a UID, a workload's address, a service's name, a service's address or
+// a node port occurs twice, or an address is invalid or v4-mapped.
 func NewSnapshot(epoch string, version uint64, workloads []*Workload, services []*Service) (*Snapshot, error) {
 	s := &Snapshot{
 		Epoch: epoch, Version: version,
@@ -39,6 +42,8 @@ func NewSnapshot(epoch string, version uint64, workloads []*Workload, services [
 		byNode:    make(map[string][]*Workload),
 		services:  make(map[string]*Service, len(services)),
 		byVIP:     make(map[netip.Addr]*Service, len(services)),
+		external:  make(map[netip.AddrPort]Frontend),
+		nodePorts: make(map[uint16]Frontend),
 		byHost:    make(map[string]*Service, len(services)),
 	}
 	for _, w := range workloads {
@@ -97,6 +102,34 @@ func (s *Snapshot) addService(svc *Service) error {
 		}
 		s.byVIP[a] = svc
 	}
+	for _, p := range svc.Ports {
+		if err := s.addFrontends(svc, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addFrontends indexes where else than at its virtual addresses a port of a service is answered.
+func (s *Snapshot) addFrontends(svc *Service, p Port) error {
+	f := Frontend{Service: svc, Port: p.Number, External: true}
+	for _, a := range svc.ExternalAddrs {
+		if err := checkAddr(a); err != nil {
+			return err
+		}
+		at := netip.AddrPortFrom(a, p.Number)
+		if other, dup := s.external[at]; dup {
+			return fmt.Errorf("external address %s is also that of service %s", at, other.Service.FullName())
+		}
+		s.external[at] = f
+	}
+	if p.NodePort == 0 {
+		return nil
+	}
+	if other, dup := s.nodePorts[p.NodePort]; dup {
+		return fmt.Errorf("node port %d is also that of service %s", p.NodePort, other.Service.FullName())
+	}
+	s.nodePorts[p.NodePort] = f
 	return nil
 }
 
@@ -137,6 +170,26 @@ func (s *Snapshot) OnNode(node string) []*Workload { return s.byNode[node] }
 
 // ServiceAt returns the service that has this virtual address, or nil.
 func (s *Snapshot) ServiceAt(a netip.Addr) *Service { return s.byVIP[a.Unmap()] }
+
+// FrontendAt returns the service that answers at dst, false if none does: by a virtual address, an external one, or a
+// node's. A workload's own address is never taken for a node's, whoever says so.
+func (s *Snapshot) FrontendAt(dst netip.AddrPort) (Frontend, bool) {
+	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
+	if svc := s.byVIP[dst.Addr()]; svc != nil {
+		return Frontend{Service: svc, Port: dst.Port()}, true
+	}
+	if f, ok := s.external[dst]; ok {
+		return f, true
+	}
+	f, ok := s.nodePorts[dst.Port()]
+	if !ok || s.byAddr[dst.Addr()] != nil {
+		return Frontend{}, false
+	}
+	if _, ok = s.settings.NodeAddrs[dst.Addr()]; !ok {
+		return Frontend{}, false
+	}
+	return f, true
+}
 
 // ServiceNamed returns the service called "<namespace>/<name>", or nil.
 func (s *Snapshot) ServiceNamed(fullName string) *Service { return s.services[fullName] }

@@ -58,6 +58,15 @@ func TestInconsistentSnapshotsAreRefusedNamingBoth(t *testing.T) {
 		"vip twice": {services: []*Service{
 			{Namespace: "a", Name: "s", VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}},
 			{Namespace: "a", Name: "r", VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}}}, says: "also that of service a/s"},
+		"external address and port twice": {services: []*Service{
+			{Namespace: "a", Name: "s", ExternalAddrs: []netip.Addr{netip.MustParseAddr("198.51.100.1")}, Ports: []Port{{Number: 80}}},
+			{Namespace: "a", Name: "r", ExternalAddrs: []netip.Addr{netip.MustParseAddr("198.51.100.1")}, Ports: []Port{{Number: 80}}}},
+			says: "198.51.100.1:80 is also that of service a/s"},
+		"external address that is none": {services: []*Service{
+			{Namespace: "a", Name: "s", ExternalAddrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Ports: []Port{{Number: 80}}}}, says: "127.0.0.1"},
+		"node port twice": {services: []*Service{
+			{Namespace: "a", Name: "s", Ports: []Port{{Number: 80, NodePort: 30080}}},
+			{Namespace: "a", Name: "r", Ports: []Port{{Number: 80, NodePort: 30080}}}}, says: "node port 30080 is also that of service a/s"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -66,6 +75,49 @@ func TestInconsistentSnapshotsAreRefusedNamingBoth(t *testing.T) {
 				t.Errorf("error is %v, want one that says %q", err, c.says)
 			}
 		})
+	}
+}
+
+func TestServicesAreFoundWhereTheyAreAnswered(t *testing.T) {
+	addrs := func(texts ...string) (out []netip.Addr) {
+		for _, a := range texts {
+			out = append(out, netip.MustParseAddr(a))
+		}
+		return out
+	}
+	external := addrs("198.51.100.1", "2001:db8:1::1")
+	a := &Service{Namespace: "s", Name: "a", VIPs: addrs("10.96.0.1", "fd00:96::1"), ExternalAddrs: external, Ports: []Port{{Number: 80, NodePort: 30080}}}
+	b := &Service{Namespace: "s", Name: "b", Hostname: "b", ExternalAddrs: external, Ports: []Port{{Number: 443}}} // shares the address
+	s, err := NewSnapshot("e", 1, []*Workload{pod("s/p", "192.0.2.9")}, []*Service{a, b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := map[netip.Addr]struct{}{}
+	for _, n := range addrs("192.0.2.1", "2001:db8::1", "192.0.2.9") {
+		nodes[n] = struct{}{}
+	}
+	s = s.WithSettings(Settings{NodeAddrs: nodes})
+	for _, c := range []struct {
+		v4, v6 string
+		port   uint16
+		want   Frontend
+	}{
+		{"10.96.0.1", "fd00:96::1", 80, Frontend{a, 80, false}},
+		{"10.96.0.1", "fd00:96::1", 9999, Frontend{a, 9999, false}}, // the address is the service's alone
+		{"198.51.100.1", "2001:db8:1::1", 80, Frontend{a, 80, true}},
+		{"198.51.100.1", "2001:db8:1::1", 443, Frontend{b, 443, true}},
+		{"198.51.100.1", "2001:db8:1::1", 22, Frontend{}},
+		{"192.0.2.1", "2001:db8::1", 30080, Frontend{a, 80, true}},
+		{"192.0.2.1", "2001:db8::1", 80, Frontend{}},
+		{"192.0.2.9", "2001:db8::9", 30080, Frontend{}}, // a pod's, and nobody's
+	} {
+		v4 := netip.MustParseAddr(c.v4)
+		for _, dst := range []netip.Addr{v4, netip.AddrFrom16(v4.As16()), netip.MustParseAddr(c.v6)} { // v4, v4-mapped, v6
+			got, ok := s.FrontendAt(netip.AddrPortFrom(dst, c.port))
+			if got != c.want || ok != (c.want.Service != nil) {
+				t.Errorf("%s port %d is %+v, want %+v", dst, c.port, got, c.want)
+			}
+		}
 	}
 }
 

@@ -13,14 +13,17 @@ import (
 // the open ones costs for each.
 func TestRoutesAndRecordsKeepToTheirAllocations(t *testing.T) {
 	client := &mesh.Workload{UID: "client", Zone: "z1"}
-	p := &Proxy{loads: newLoads(), conns: newConns(0)}
+	p := &Proxy{loads: newLoads(), conns: newConns(0), affinities: newAffinities(10)}
 	few, many := worldOf(t, 3), worldOf(t, 200)
+	few.ServiceNamed("shop/web").Affinity = time.Hour
 	pod, vip := netip.MustParseAddrPort("10.0.0.1:8080"), netip.MustParseAddrPort("10.96.0.1:80")
 	find := func(m *mesh.Snapshot, dst netip.AddrPort) func() {
 		return func() {
-			if way, reason := p.find(m, client, dst); reason != "" || len(way.hops) == 0 {
+			way, reason := p.find(m, client, dst)
+			if reason != "" || len(way.hops) == 0 {
 				t.Fatalf("no route: %s", reason)
 			}
+			p.affinities.settle(&way, time.Now(), true)
 		}
 	}
 	open := &conn{record: Record{Start: time.Now()}}
@@ -31,7 +34,7 @@ func TestRoutesAndRecordsKeepToTheirAllocations(t *testing.T) {
 	}{
 		{"route to a pod", find(few, pod), 1},
 		{"route to nowhere in the mesh", find(few, netip.MustParseAddrPort("192.0.2.1:443")), 1},
-		{"route to a service of 3", find(few, vip), 1},
+		{"route to a service of 3, where clients stay", find(few, vip), 1},
 		{"route to a service of 200", find(many, vip), 1},
 		{"record of an open connection", func() { _ = open.snapshot() }, 0},
 		{"change of a record", func() { open.set(func(r *Record) { r.Verdict = Forwarded }) }, 0},

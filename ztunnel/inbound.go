@@ -105,7 +105,9 @@ func (p *Proxy) admit(ctx context.Context, k *conn, a arrival) (*net.TCPConn, fu
 		}
 	})
 	if !decision.Allowed {
-		return nil, nil, &failure{reason: reasonOf(decision), verdict: Denied}
+		// A pod that is gone denies nobody: another endpoint may do better.
+		gone := decision.Reason == policy.ReasonUnknownLocal && self == nil
+		return nil, nil, &failure{reason: reasonOf(decision), verdict: Denied, retry: gone}
 	}
 	return p.reach(ctx, k, a, decision.Permit())
 }
@@ -282,7 +284,7 @@ func statusOf(f *failure) int {
 	switch {
 	case f.reason == ReasonBadTarget:
 		return 400
-	case f.verdict == Denied:
+	case f.verdict == Denied && !f.retry:
 		return 401
 	}
 	return 503

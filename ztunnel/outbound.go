@@ -77,21 +77,25 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failur
 		return fail(ReasonUnknownSource, err)
 	}
 	way, missing := p.find(world.Mesh, self, dst)
+	p.affinities.settle(&way, start, true)
 	k.set(func(r *Record) {
 		r.Start = start.Add(-ago)
 		r.Src.Workload, r.Src.ID = self, id
 		r.Src.Addr = k.pod.Sockets.Source(r.Src.Addr)
 		r.Dst.Addr = dst
 		r.Phases.Capture, r.Phases.Route = ago, time.Since(start)
-		if way.service != nil {
-			r.Dialled, r.Service = dst, way.service.FullName()
+		if svc := way.service(); svc != nil {
+			r.Dialled, r.Service = dst, svc.FullName()
 		}
 	})
 	if missing != "" {
-		return fail(missing, fmt.Errorf("%s port %d", way.service.FullName(), dst.Port()))
+		return fail(missing, p.explain(&way, missing, dst))
 	}
 	var f *failure
-	for _, h := range way.hops {
+	for i, h := range way.hops {
+		if i > 0 {
+			p.affinities.move(&way, h.addr, time.Now())
+		}
 		if f = p.try(ctx, k, client, h); f == nil || !f.retry {
 			break
 		}
@@ -118,7 +122,7 @@ func (p *Proxy) try(ctx context.Context, k *conn, client *net.TCPConn, h hop) *f
 func (p *Proxy) passthrough(ctx context.Context, k *conn, client *net.TCPConn, h hop) *failure {
 	k.set(func(r *Record) { r.Security = Plaintext })
 	if h.workload == nil && p.departed.has(h.addr.Addr(), time.Now()) {
-		return fail(ReasonDeparted, nil)
+		return &failure{reason: ReasonDeparted, verdict: Failed, retry: true}
 	}
 	dctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // as long as the app's own SYNs would go on
 	defer cancel()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/warren-mesh/warren/mesh"
 )
@@ -19,8 +20,9 @@ type Hop struct {
 // A reason says why there is nowhere.
 func (p *Proxy) Route(src *mesh.Workload, dst netip.AddrPort) (hops []Hop, service string, reason Reason) {
 	way, reason := p.find(p.cfg.World.Load().Mesh, src, dst)
-	if way.service != nil {
-		service = way.service.FullName()
+	p.affinities.settle(&way, time.Now(), false)
+	if svc := way.service(); svc != nil {
+		service = svc.FullName()
 	}
 	for _, h := range way.hops {
 		hops = append(hops, Hop{h.addr, h.workload})

@@ -1,6 +1,7 @@
 package ztunnel
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -12,78 +13,160 @@ import (
 type hop struct {
 	addr     netip.AddrPort
 	workload *mesh.Workload // nil for what is not in the mesh's knowledge
+	near     nearness
 }
+
+// nearness is how near an endpoint is to the client, as far as its service cares.
+type nearness uint8
+
+const (
+	anywhere nearness = iota
+	sameZone
+	sameNode
+)
 
 // route is where a connection may go: hops in the order to try them.
 type route struct {
-	service *mesh.Service // nil unless a service's address was dialled
-	hops    []hop
+	front  mesh.Frontend // without a service unless one was dialled
+	client mesh.UID
+	hops   []hop
 }
+
+func (r *route) service() *mesh.Service { return r.front.Service }
 
 // maxAttempts is how many endpoints are tried before a connection fails.
 const maxAttempts = 3
 
-// find returns the route to dst for a client, or a reason why there is none.
+// find returns the route to dst for a client, or a reason why there is none. Who has been at a service before is not
+// asked here: see affinities.settle.
 func (p *Proxy) find(m *mesh.Snapshot, client *mesh.Workload, dst netip.AddrPort) (route, Reason) {
-	svc := m.ServiceAt(dst.Addr())
-	if svc == nil {
+	front, ok := m.FrontendAt(dst)
+	if !ok {
 		return route{hops: []hop{{addr: dst, workload: m.WorkloadAt(dst.Addr())}}}, ""
 	}
-	hops, hasPort := endpoints(m, svc, dst)
-	if !hasPort {
-		return route{service: svc}, ReasonNoPort
+	way := route{front: front, client: client.UID}
+	if !front.Service.HasPort(front.Port) {
+		return way, ReasonNoPort
 	}
-	if len(hops) == 0 {
-		return route{service: svc}, ReasonNoEndpoint
+	asked := search{
+		m: m, front: front, v4: dst.Addr().Unmap().Is4(), node: p.cfg.Node, zone: client.Zone,
+		local: front.Service.InternalLocal && !front.External,
 	}
-	return route{service: svc, hops: p.order(svc, client, hops)}, ""
+	hops, missing := asked.endpoints()
+	way.hops = p.order(hops)
+	return way, missing
 }
 
-// endpoints returns the ready endpoints of a service's port, one address each, of the dialled family if there
-// is one.
-func endpoints(m *mesh.Snapshot, svc *mesh.Service, dst netip.AddrPort) (hops []hop, hasPort bool) {
-	for _, port := range svc.Ports {
-		hasPort = hasPort || port.Number == dst.Port()
-	}
-	hops = make([]hop, 0, len(svc.Endpoints))
-	for _, e := range svc.Endpoints {
-		target, ok := e.TargetPorts[dst.Port()]
-		if !ok || !e.Ready || len(e.Addrs) == 0 {
-			continue
-		}
-		addr := e.Addrs[0]
-		for _, a := range e.Addrs {
-			if a.Is4() == dst.Addr().Is4() {
-				addr = a
-				break
+// search is which endpoints a client may reach by what it dialled.
+type search struct {
+	m          *mesh.Snapshot
+	front      mesh.Frontend
+	v4         bool   // the family that was dialled
+	local      bool   // only those of the client's node
+	node, zone string // the client's
+}
+
+// endpoints returns what may serve a service's port, by the rules of kube-proxy: endpoints of the family that was
+// dialled; ready ones, or else those that terminate and serve still; if only those of the client's node may, this holds
+// for each by itself. A reason says why there is none.
+func (s search) endpoints() (hops []hop, missing Reason) {
+	all := s.front.Service.Endpoints
+	hops = make([]hop, 0, len(all))
+	missing = ReasonNoEndpoint
+	for _, draining := range [...]bool{false, true} {
+		for i := range all {
+			if all[i].Ready == draining || draining && !all[i].Draining() {
+				continue
+			}
+			h, unfit := s.hop(&all[i])
+			switch {
+			case unfit == "":
+				hops = append(hops, h)
+			case missing != ReasonNotLocal && unfit != ReasonNoEndpoint:
+				missing = unfit // what is only elsewhere says most
 			}
 		}
-		hops = append(hops, hop{addr: netip.AddrPortFrom(addr, target), workload: m.Workload(e.Workload)})
+		if len(hops) > 0 {
+			return hops, ""
+		}
 	}
-	return hops, hasPort
+	return nil, missing
 }
 
-// order picks what to try first by power of two choices on open connections, then others at random. If the
-// service prefers it and one is there, endpoints in the client's zone come before all others.
-func (p *Proxy) order(svc *mesh.Service, client *mesh.Workload, hops []hop) []hop {
+// hop returns how to reach an endpoint, or a reason why this client cannot by what it dialled.
+func (s search) hop(e *mesh.Endpoint) (hop, Reason) {
+	target, ok := e.TargetPorts[s.front.Port]
+	w := s.m.Workload(e.Workload)
+	if !ok || w == nil && e.Workload != "" {
+		// A pod that this node knows nothing of may be in the mesh: nothing is sent to it as it is.
+		return hop{}, ReasonNoEndpoint
+	}
+	addr, ok := e.AddrOf(s.v4)
+	if !ok {
+		return hop{}, ReasonNoFamily
+	}
+	node, zone := e.Node, e.Zone
+	if w != nil {
+		node, zone = w.Node, w.Zone
+	}
+	if s.local && node != s.node {
+		return hop{}, ReasonNotLocal
+	}
+	h := hop{addr: netip.AddrPortFrom(addr, target), workload: w}
+	switch svc := s.front.Service; {
+	case svc.PreferSameNode && node == s.node:
+		h.near = sameNode
+	case svc.PreferSameZone && zone != "" && zone == s.zone:
+		h.near = sameZone
+	}
+	return h, ""
+}
+
+// explain says in words why there is no route.
+func (p *Proxy) explain(way *route, missing Reason, dst netip.AddrPort) error {
+	what := fmt.Sprintf("service %s port %d", way.service().FullName(), way.front.Port)
+	family := "IPv6"
+	if dst.Addr().Is4() {
+		family = "IPv4"
+	}
+	switch missing {
+	case ReasonNoPort:
+		return fmt.Errorf("%s: the service has no such TCP port", what)
+	case ReasonNoFamily:
+		return fmt.Errorf("%s was dialled at its %s address, and none of its ready endpoints has an %s address",
+			what, family, family)
+	case ReasonNotLocal:
+		return fmt.Errorf("%s: internalTrafficPolicy is Local, and no endpoint is ready on node %s: others are, elsewhere",
+			what, p.cfg.Node)
+	}
+	return fmt.Errorf("%s has no ready endpoint", what)
+}
+
+// order picks what to try first by power of two choices on open connections, then others at random. The nearest, as far
+// as the service cares, come before all others.
+func (p *Proxy) order(hops []hop) []hop {
 	rand.Shuffle(len(hops), func(i, j int) { hops[i], hops[j] = hops[j], hops[i] })
-	near := 0
-	if svc.PreferSameZone && client.Zone != "" {
-		for i, h := range hops {
-			if h.workload != nil && h.workload.Zone == client.Zone {
-				hops[i], hops[near] = hops[near], hops[i]
-				near++
-			}
-		}
-	}
-	choices := len(hops)
-	if near > 0 {
-		choices = near
-	}
-	if choices > 1 && p.loads.of(hops[1].addr) < p.loads.of(hops[0].addr) {
+	if nearest(hops) > 1 && p.loads.of(hops[1].addr) < p.loads.of(hops[0].addr) {
 		hops[0], hops[1] = hops[1], hops[0]
 	}
-	return hops[:min(len(hops), maxAttempts)]
+	return hops
+}
+
+// nearest puts the nearer hops first, and returns how many are as near as the first.
+func nearest(hops []hop) int {
+	first, sorted := 0, 0
+	for _, near := range [...]nearness{sameNode, sameZone, anywhere} {
+		for i := sorted; i < len(hops); i++ {
+			if hops[i].near == near {
+				hops[i], hops[sorted] = hops[sorted], hops[i]
+				sorted++
+			}
+		}
+		if first == 0 {
+			first = sorted
+		}
+	}
+	return first
 }
 
 // loads counts this node's open connections to each endpoint.

@@ -1,7 +1,7 @@
 // Package ztunnel carries the connections of one node's pods. Read it in the order a connection travels:
 //
 //	outbound.go   a pod's app dialled: what did it want, who is it, where to, by which way
-//	route.go      service address → endpoint
+//	route.go      service address → endpoint (affinity.go: the one that this client had)
 //	tunnel.go     the pooled, mutually authenticated way to a peer (wire format: ./hbone)
 //	inbound.go    a peer, or a client without identity, wants a pod's app: who, may it, reach the app
 //	copy.go       bytes, FIN and RST both ways
@@ -87,10 +87,11 @@ type Config struct {
 
 // Proxy serves the pods of one node.
 type Proxy struct {
-	cfg   Config
-	conns *conns
-	loads *loads
-	pool  *tunnels
+	cfg        Config
+	conns      *conns
+	loads      *loads
+	affinities *affinities
+	pool       *tunnels
 	// What peers may hold of this node before they have proved who they are, and after.
 	handshakes, accepted *gate
 	departed             *departed
@@ -107,7 +108,7 @@ func New(cfg Config) *Proxy {
 	if cfg.HandshakeTimeout == 0 {
 		cfg.HandshakeTimeout = 5 * time.Second
 	}
-	p := &Proxy{cfg: cfg, conns: newConns(cfg.MaxConns), loads: newLoads(), pods: map[mesh.UID]*Pod{},
+	p := &Proxy{cfg: cfg, conns: newConns(cfg.MaxConns), loads: newLoads(), affinities: newAffinities(maxAffinities), pods: map[mesh.UID]*Pod{},
 		handshakes: newHandshakeGate(), accepted: newTunnelGate(), departed: newDeparted(cfg.World)}
 	p.pool = newTunnels(p)
 	return p

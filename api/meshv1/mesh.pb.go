@@ -687,7 +687,9 @@ func (x *Namespace) GetEnrolled() bool {
 type Settings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True while the mesh is being taken away: nodes let their pods go, and leave nothing behind when they stop.
-	Leaving       bool `protobuf:"varint,1,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Leaving bool `protobuf:"varint,1,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// Every node's internal addresses: on them services' node ports are answered. Empty while no service has one.
+	NodeAddresses [][]byte `protobuf:"bytes,2,rep,name=node_addresses,json=nodeAddresses,proto3" json:"node_addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -727,6 +729,13 @@ func (x *Settings) GetLeaving() bool {
 		return x.Leaving
 	}
 	return false
+}
+
+func (x *Settings) GetNodeAddresses() [][]byte {
+	if x != nil {
+		return x.NodeAddresses
+	}
+	return nil
 }
 
 // Workload is one pod, or one process on a host outside Kubernetes.
@@ -955,8 +964,17 @@ type Service struct {
 	Endpoints []*Endpoint            `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Prefer endpoints in the caller's zone while one is ready there.
 	PreferSameZone bool `protobuf:"varint,7,opt,name=prefer_same_zone,json=preferSameZone,proto3" json:"prefer_same_zone,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Addresses that lead to it on its own ports only, and on others to whoever is there: external IPs and what a load
+	// balancer gave it.
+	ExternalAddresses [][]byte `protobuf:"bytes,8,rep,name=external_addresses,json=externalAddresses,proto3" json:"external_addresses,omitempty"`
+	// Prefer endpoints on the caller's node while one is ready there, before those of its zone.
+	PreferSameNode bool `protobuf:"varint,9,opt,name=prefer_same_node,json=preferSameNode,proto3" json:"prefer_same_node,omitempty"`
+	// Who dials one of `vips` reaches endpoints on its own node, or none.
+	InternalLocal bool `protobuf:"varint,10,opt,name=internal_local,json=internalLocal,proto3" json:"internal_local,omitempty"`
+	// For how long after its last connection a client stays with its endpoint. 0: it does not.
+	AffinitySeconds uint32 `protobuf:"varint,11,opt,name=affinity_seconds,json=affinitySeconds,proto3" json:"affinity_seconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
@@ -1038,10 +1056,40 @@ func (x *Service) GetPreferSameZone() bool {
 	return false
 }
 
+func (x *Service) GetExternalAddresses() [][]byte {
+	if x != nil {
+		return x.ExternalAddresses
+	}
+	return nil
+}
+
+func (x *Service) GetPreferSameNode() bool {
+	if x != nil {
+		return x.PreferSameNode
+	}
+	return false
+}
+
+func (x *Service) GetInternalLocal() bool {
+	if x != nil {
+		return x.InternalLocal
+	}
+	return false
+}
+
+func (x *Service) GetAffinitySeconds() uint32 {
+	if x != nil {
+		return x.AffinitySeconds
+	}
+	return 0
+}
+
 type Port struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Port  uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// The port of every node that leads to it, 0 if none does.
+	NodePort      uint32 `protobuf:"varint,3,opt,name=node_port,json=nodePort,proto3" json:"node_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1090,14 +1138,27 @@ func (x *Port) GetPort() uint32 {
 	return 0
 }
 
+func (x *Port) GetNodePort() uint32 {
+	if x != nil {
+		return x.NodePort
+	}
+	return 0
+}
+
 // Endpoint is one backend of a service, with the port number each service port maps to.
 type Endpoint struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	WorkloadUid string                 `protobuf:"bytes,1,opt,name=workload_uid,json=workloadUid,proto3" json:"workload_uid,omitempty"`
 	Addresses   [][]byte               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// Service port -> target port.
-	TargetPorts   map[uint32]uint32 `protobuf:"bytes,3,rep,name=target_ports,json=targetPorts,proto3" json:"target_ports,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Ready         bool              `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	TargetPorts map[uint32]uint32 `protobuf:"bytes,3,rep,name=target_ports,json=targetPorts,proto3" json:"target_ports,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Ready       bool              `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	// One that is terminating, and serves still, is used while none is ready.
+	Serving     bool `protobuf:"varint,5,opt,name=serving,proto3" json:"serving,omitempty"`
+	Terminating bool `protobuf:"varint,6,opt,name=terminating,proto3" json:"terminating,omitempty"`
+	// Where an endpoint without a workload is; a workload says so itself.
+	Node          string `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"`
+	Zone          string `protobuf:"bytes,8,opt,name=zone,proto3" json:"zone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1158,6 +1219,34 @@ func (x *Endpoint) GetReady() bool {
 		return x.Ready
 	}
 	return false
+}
+
+func (x *Endpoint) GetServing() bool {
+	if x != nil {
+		return x.Serving
+	}
+	return false
+}
+
+func (x *Endpoint) GetTerminating() bool {
+	if x != nil {
+		return x.Terminating
+	}
+	return false
+}
+
+func (x *Endpoint) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Endpoint) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
 }
 
 type AuthorizationPolicy struct {
@@ -1526,9 +1615,10 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\x04kind\";\n" +
 	"\tNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
-	"\benrolled\x18\x02 \x01(\bR\benrolled\"$\n" +
+	"\benrolled\x18\x02 \x01(\bR\benrolled\"K\n" +
 	"\bSettings\x12\x18\n" +
-	"\aleaving\x18\x01 \x01(\bR\aleaving\"\x94\x03\n" +
+	"\aleaving\x18\x01 \x01(\bR\aleaving\x12%\n" +
+	"\x0enode_addresses\x18\x02 \x03(\fR\rnodeAddresses\"\x94\x03\n" +
 	"\bWorkload\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -1558,7 +1648,7 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\n" +
 	"PERMISSIVE\x10\x01\x12\n" +
 	"\n" +
-	"\x06STRICT\x10\x02\"\xf9\x01\n" +
+	"\x06STRICT\x10\x02\"\xa4\x03\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -1566,15 +1656,25 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\x04vips\x18\x04 \x03(\fR\x04vips\x12*\n" +
 	"\x05ports\x18\x05 \x03(\v2\x14.warren.mesh.v1.PortR\x05ports\x126\n" +
 	"\tendpoints\x18\x06 \x03(\v2\x18.warren.mesh.v1.EndpointR\tendpoints\x12(\n" +
-	"\x10prefer_same_zone\x18\a \x01(\bR\x0epreferSameZone\".\n" +
+	"\x10prefer_same_zone\x18\a \x01(\bR\x0epreferSameZone\x12-\n" +
+	"\x12external_addresses\x18\b \x03(\fR\x11externalAddresses\x12(\n" +
+	"\x10prefer_same_node\x18\t \x01(\bR\x0epreferSameNode\x12%\n" +
+	"\x0einternal_local\x18\n" +
+	" \x01(\bR\rinternalLocal\x12)\n" +
+	"\x10affinity_seconds\x18\v \x01(\rR\x0faffinitySeconds\"K\n" +
 	"\x04Port\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04port\x18\x02 \x01(\rR\x04port\"\xef\x01\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1b\n" +
+	"\tnode_port\x18\x03 \x01(\rR\bnodePort\"\xd3\x02\n" +
 	"\bEndpoint\x12!\n" +
 	"\fworkload_uid\x18\x01 \x01(\tR\vworkloadUid\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\fR\taddresses\x12L\n" +
 	"\ftarget_ports\x18\x03 \x03(\v2).warren.mesh.v1.Endpoint.TargetPortsEntryR\vtargetPorts\x12\x14\n" +
-	"\x05ready\x18\x04 \x01(\bR\x05ready\x1a>\n" +
+	"\x05ready\x18\x04 \x01(\bR\x05ready\x12\x18\n" +
+	"\aserving\x18\x05 \x01(\bR\aserving\x12 \n" +
+	"\vterminating\x18\x06 \x01(\bR\vterminating\x12\x12\n" +
+	"\x04node\x18\a \x01(\tR\x04node\x12\x12\n" +
+	"\x04zone\x18\b \x01(\tR\x04zone\x1a>\n" +
 	"\x10TargetPortsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xf9\x01\n" +

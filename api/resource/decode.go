@@ -2,6 +2,7 @@ package resource
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/warren-mesh/warren/api/meshv1"
 	"github.com/warren-mesh/warren/identity"
@@ -89,16 +90,20 @@ func DecodeService(s *meshv1.Service) (*mesh.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &mesh.Service{
-		Namespace: s.GetNamespace(), Name: s.GetName(), Hostname: s.GetHostname(),
-		VIPs: vips, PreferSameZone: s.GetPreferSameZone(),
+	external, err := decodeAddrsUpTo(maxExternal, "external_addresses", s.GetExternalAddresses())
+	if err != nil {
+		return nil, err
 	}
-	for _, p := range s.GetPorts() {
-		n, err := decodePort("ports", p.GetPort())
-		if err != nil {
-			return nil, err
-		}
-		out.Ports = append(out.Ports, mesh.Port{Name: p.GetName(), Number: n})
+	if s.GetAffinitySeconds() > maxAffinity {
+		return nil, undecodable("affinity_seconds: %d, more than a day", s.GetAffinitySeconds())
+	}
+	out := &mesh.Service{
+		Namespace: s.GetNamespace(), Name: s.GetName(), Hostname: s.GetHostname(), VIPs: vips, ExternalAddrs: external,
+		PreferSameNode: s.GetPreferSameNode(), PreferSameZone: s.GetPreferSameZone(), InternalLocal: s.GetInternalLocal(),
+		Affinity: time.Duration(s.GetAffinitySeconds()) * time.Second,
+	}
+	if out.Ports, err = decodeServicePorts(s.GetPorts()); err != nil {
+		return nil, err
 	}
 	for _, ep := range s.GetEndpoints() {
 		decoded, err := decodeEndpoint(ep)
@@ -110,7 +115,28 @@ func DecodeService(s *meshv1.Service) (*mesh.Service, error) {
 	return out, nil
 }
 
+func decodeServicePorts(ports []*meshv1.Port) ([]mesh.Port, error) {
+	var out []mesh.Port
+	for _, p := range ports {
+		n, err := decodePort("ports", p.GetPort())
+		if err != nil {
+			return nil, err
+		}
+		port := mesh.Port{Name: p.GetName(), Number: n}
+		if p.GetNodePort() != 0 {
+			if port.NodePort, err = decodePort("ports.node_port", p.GetNodePort()); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, port)
+	}
+	return out, nil
+}
+
 func decodeEndpoint(ep *meshv1.Endpoint) (mesh.Endpoint, error) {
+	if len(ep.GetNode()) > maxName || len(ep.GetZone()) > maxName || len(ep.GetWorkloadUid()) > maxName {
+		return mesh.Endpoint{}, undecodable("endpoints: a field of more than %d bytes", maxName)
+	}
 	addrs, err := decodeAddrs("endpoint addresses", ep.GetAddresses())
 	if err != nil {
 		return mesh.Endpoint{}, err
@@ -128,7 +154,23 @@ func decodeEndpoint(ep *meshv1.Endpoint) (mesh.Endpoint, error) {
 			return mesh.Endpoint{}, err
 		}
 	}
-	return mesh.Endpoint{Workload: mesh.UID(ep.GetWorkloadUid()), Addrs: addrs, TargetPorts: targets, Ready: ep.GetReady()}, nil
+	return mesh.Endpoint{
+		Workload: mesh.UID(ep.GetWorkloadUid()), Addrs: addrs, TargetPorts: targets, Ready: ep.GetReady(),
+		Serving: ep.GetServing(), Terminating: ep.GetTerminating(), Node: ep.GetNode(), Zone: ep.GetZone(),
+	}, nil
+}
+
+func decodeSettings(out *mesh.Settings, s *meshv1.Settings) error {
+	out.Leaving = s.GetLeaving()
+	addrs, err := decodeAddrsUpTo(MaxNodeAddrs, "node_addresses", s.GetNodeAddresses())
+	if err != nil {
+		return err
+	}
+	out.NodeAddrs = make(map[netip.Addr]struct{}, len(addrs))
+	for _, a := range addrs {
+		out.NodeAddrs[a] = struct{}{}
+	}
+	return nil
 }
 
 // DecodePolicy decodes one policy; policy.NewSet checks the rest.

@@ -25,7 +25,14 @@ const (
 	maxName  = 253
 	maxAddrs = 16
 	maxList  = 10_000
+	// Kubernetes has no bound on a service's external addresses.
+	maxExternal = 256
+	maxAffinity = 86_400 // seconds
 )
+
+// MaxNodeAddrs is how many addresses of nodes the mesh's settings may have: two families of far more nodes than a
+// cluster can have.
+const MaxNodeAddrs = 20_000
 
 // Decoded is a whole state, ready to be used.
 type Decoded struct {
@@ -129,7 +136,7 @@ func Decode(epoch string, version uint64, resources map[string]*meshv1.Resource)
 		case *meshv1.Resource_Namespace:
 			settings.Namespaces[k.Namespace.GetName()] = mesh.Namespace{Enrolled: k.Namespace.GetEnrolled()}
 		case *meshv1.Resource_Settings:
-			settings.Leaving = k.Settings.GetLeaving()
+			err = errors.Join(err, decodeSettings(&settings, k.Settings))
 		}
 		if err != nil {
 			return Decoded{}, fmt.Errorf("resource %q: %w", key, err)
@@ -172,8 +179,12 @@ func undecodable(format string, args ...any) error {
 }
 
 func decodeAddrs(field string, raw [][]byte) ([]netip.Addr, error) {
-	if len(raw) > maxAddrs {
-		return nil, undecodable("%s: %d addresses, more than %d", field, len(raw), maxAddrs)
+	return decodeAddrsUpTo(maxAddrs, field, raw)
+}
+
+func decodeAddrsUpTo(most int, field string, raw [][]byte) ([]netip.Addr, error) {
+	if len(raw) > most {
+		return nil, undecodable("%s: %d addresses, more than %d", field, len(raw), most)
 	}
 	var addrs []netip.Addr
 	for i, b := range raw {

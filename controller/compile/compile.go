@@ -72,6 +72,8 @@ type compiler struct {
 	authz      []*manifest.Object
 	peerAuth   []*manifest.Object
 	problems   []string
+	// nodePortsUsed is true if a service is answered at ports of nodes.
+	nodePortsUsed bool
 }
 
 // Compile compiles objects. Returns an error only if the result is not consistent after every conflict that is known
@@ -182,14 +184,4 @@ func (c *compiler) scope(o *manifest.Object, sel *v1alpha1.WorkloadSelector) str
 		return "mesh"
 	}
 	return "namespace"
-}
-
-// addSettings tells nodes about namespaces before they hear of a pod in them, and whether the mesh is to go.
-func (c *compiler) addSettings(out *Output) {
-	for name := range c.namespaces {
-		add(out, resource.Namespace(&meshv1.Namespace{Name: name, Enrolled: c.labelled(name)}))
-	}
-	if c.opts.Leaving {
-		add(out, resource.Settings(&meshv1.Settings{Leaving: true}))
-	}
 }

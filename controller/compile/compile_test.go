@@ -89,6 +89,8 @@ func render(out *Output) string {
 			renderWorkload(&b, k.Workload)
 		case *meshv1.Resource_Service:
 			renderService(&b, k.Service)
+		case *meshv1.Resource_Settings:
+			fmt.Fprintf(&b, "nodes at %s\n", addrs(k.Settings.GetNodeAddresses()))
 		case *meshv1.Resource_Policy:
 			fmt.Fprintf(&b, "policy %s/%s %s", k.Policy.GetNamespace(), k.Policy.GetName(), k.Policy.GetAction())
 			for _, p := range out.Decoded.Policies.All() {
@@ -137,15 +139,32 @@ func renderWorkload(b *strings.Builder, w *meshv1.Workload) {
 
 func renderService(b *strings.Builder, s *meshv1.Service) {
 	fmt.Fprintf(b, "service %s vips=%s", s.GetHostname(), addrs(s.GetVips()))
+	if len(s.GetExternalAddresses()) > 0 {
+		fmt.Fprintf(b, " external=%s", addrs(s.GetExternalAddresses()))
+	}
 	for _, p := range s.GetPorts() {
 		fmt.Fprintf(b, " %s:%d", p.GetName(), p.GetPort())
+		if p.GetNodePort() != 0 {
+			fmt.Fprintf(b, "/%d", p.GetNodePort())
+		}
 	}
-	if s.GetPreferSameZone() {
-		b.WriteString(" prefer_same_zone")
+	flag := func(name string, on bool) {
+		if on {
+			b.WriteString(" " + name)
+		}
 	}
+	flag("prefer_same_node", s.GetPreferSameNode())
+	flag("prefer_same_zone", s.GetPreferSameZone())
+	flag("internal_local", s.GetInternalLocal())
+	flag(fmt.Sprintf("affinity=%ds", s.GetAffinitySeconds()), s.GetAffinitySeconds() > 0)
 	b.WriteByte('\n')
 	for _, ep := range s.GetEndpoints() {
-		fmt.Fprintf(b, "  endpoint %s %s ports=%v ready=%v\n", ep.GetWorkloadUid(), addrs(ep.GetAddresses()), ep.GetTargetPorts(), ep.GetReady())
+		fmt.Fprintf(b, "  endpoint %s %s ports=%v ready=%v", ep.GetWorkloadUid(), addrs(ep.GetAddresses()), ep.GetTargetPorts(), ep.GetReady())
+		flag("serving", ep.GetServing() && !ep.GetReady())
+		flag("terminating", ep.GetTerminating())
+		flag("node="+ep.GetNode(), ep.GetNode() != "")
+		flag("zone="+ep.GetZone(), ep.GetZone() != "")
+		b.WriteByte('\n')
 	}
 }
 

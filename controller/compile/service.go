@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -9,50 +10,90 @@ import (
 	"github.com/warren-mesh/warren/controller/manifest"
 )
 
-const labelServiceName = "kubernetes.io/service-name"
+const (
+	// labelServiceProxy on a service says that another program than the cluster's own proxy answers its addresses.
+	labelServiceProxy = "service.kubernetes.io/service-proxy-name"
+	// defaultAffinity is how long a client stays with an endpoint if the service only says that it does, seconds.
+	defaultAffinity = 10_800
+)
 
-// addServices makes a resource of every service. One with a virtual address of an older service is left out.
+// service is one service on its way to a resource.
+type service struct {
+	object *manifest.Object
+	spec   *manifest.Service
+	wire   *meshv1.Service
+}
+
+// frontends are the addresses and ports that lead to services, each claimed by one.
+type frontends struct {
+	vips      map[netip.Addr]*manifest.Object
+	external  map[netip.AddrPort]*manifest.Object
+	nodePorts map[uint16]*manifest.Object
+	podAt     map[netip.Addr]*pod
+}
+
+// addServices makes a resource of every service that has endpoints of its own: an ExternalName's clients are told
+// another name, and dial what that stands for. One with a virtual address of an older service is left out.
 func (c *compiler) addServices(out *Output) {
-	byVIP := make(map[netip.Addr]*manifest.Object)
-	podAt := make(map[netip.Addr]*pod, len(c.pods))
-	for _, p := range c.pods {
-		for _, a := range p.addrs {
-			if !p.workload.GetHostNetwork() {
-				podAt[a] = p
-			}
-		}
+	x := c.newIndex()
+	f := &frontends{
+		vips: make(map[netip.Addr]*manifest.Object), external: make(map[netip.AddrPort]*manifest.Object),
+		nodePorts: make(map[uint16]*manifest.Object), podAt: x.podAt,
 	}
+	var services []*service
 	for _, o := range c.services {
 		svc := o.Spec.(*manifest.Service)
 		if svc.Type == "ExternalName" {
 			continue
 		}
-		vips, ok := c.serviceVIPs(o, svc, byVIP, podAt)
-		if !ok {
-			continue
+		if wire := c.newService(f, o, svc); wire != nil {
+			services = append(services, &service{o, svc, wire})
 		}
-		wire := &meshv1.Service{
-			Namespace: o.Namespace, Name: o.Name, Hostname: o.Name + "." + o.Namespace + ".svc." + c.opts.ClusterDomain,
-			Vips: wireAddrs(vips), PreferSameZone: c.prefersSameZone(o, svc),
-		}
-		for _, port := range tcpPorts(svc) {
-			wire.Ports = append(wire.Ports, &meshv1.Port{Name: port.Name, Port: uint32(port.Port)})
-		}
-		if len(svc.Selector) > 0 {
-			wire.Endpoints = c.selectedEndpoints(o, svc)
-		} else {
-			wire.Endpoints = c.slicedEndpoints(o, svc, podAt)
-		}
-		if _, err := resource.DecodeService(wire); err != nil {
-			c.problem(o, "left out: %v", err)
-			continue
-		}
-		add(out, resource.Service(wire))
 	}
+	for _, s := range services { // after every virtual address is claimed, which no external one may take
+		if len(s.wire.GetVips()) > 0 {
+			c.addFrontends(f, s)
+		}
+		if len(x.slices[objectName{s.object.Namespace, s.object.Name}]) > 0 || len(s.spec.Selector) == 0 {
+			s.wire.Endpoints = c.slicedEndpoints(x, s.object, s.spec)
+		} else {
+			s.wire.Endpoints = c.selectedEndpoints(s.object, s.spec)
+		}
+		if _, err := resource.DecodeService(s.wire); err != nil {
+			c.problem(s.object, "left out: %v", err)
+			continue
+		}
+		add(out, resource.Service(s.wire))
+	}
+	c.nodePortsUsed = len(f.nodePorts) > 0
 }
 
-func (c *compiler) serviceVIPs(o *manifest.Object, svc *manifest.Service, byVIP map[netip.Addr]*manifest.Object, podAt map[netip.Addr]*pod) ([]netip.Addr, bool) {
+// newService returns a service without endpoints, nil if it is left out.
+func (c *compiler) newService(f *frontends, o *manifest.Object, svc *manifest.Service) *meshv1.Service {
+	vips, ok := c.serviceVIPs(f, o, svc)
+	if !ok {
+		return nil
+	}
+	sameNode, sameZone := c.distribution(o, svc)
+	wire := &meshv1.Service{
+		Namespace: o.Namespace, Name: o.Name, Hostname: o.Name + "." + o.Namespace + ".svc." + c.opts.ClusterDomain,
+		Vips: wireAddrs(vips), PreferSameNode: sameNode, PreferSameZone: sameZone,
+		InternalLocal: svc.InternalTrafficPolicy == "Local",
+	}
+	if svc.SessionAffinity == "ClientIP" {
+		wire.AffinitySeconds = uint32(cmp.Or(max(svc.SessionAffinityConfig.ClientIP.TimeoutSeconds, 0), defaultAffinity))
+	}
+	for _, port := range tcpPorts(svc) {
+		wire.Ports = append(wire.Ports, &meshv1.Port{Name: port.Name, Port: uint32(port.Port)})
+	}
+	return wire
+}
+
+func (c *compiler) serviceVIPs(f *frontends, o *manifest.Object, svc *manifest.Service) ([]netip.Addr, bool) {
 	var vips []netip.Addr
+	if o.Meta.Labels[labelServiceProxy] != "" {
+		return nil, true // whoever that is answers, as it does for pods outside the mesh
+	}
 	for _, ip := range svc.ClusterAddrs() {
 		a, err := netip.ParseAddr(ip)
 		if err != nil {
@@ -60,11 +101,11 @@ func (c *compiler) serviceVIPs(o *manifest.Object, svc *manifest.Service, byVIP 
 			return nil, false
 		}
 		a = a.Unmap()
-		if other := byVIP[a]; other != nil {
+		if other := f.vips[a]; other != nil {
 			c.problem(o, "left out: address %s is also that of %s (%s), which is older", a, other.Key, other.Origin)
 			return nil, false
 		}
-		if p := podAt[a]; p != nil {
+		if p := f.podAt[a]; p != nil {
 			c.problem(o, "left out: address %s is also that of %s (%s)", a, p.object.Key, p.object.Origin)
 			return nil, false
 		}
@@ -74,156 +115,89 @@ func (c *compiler) serviceVIPs(o *manifest.Object, svc *manifest.Service, byVIP 
 		vips = append(vips, a)
 	}
 	for _, a := range vips {
-		byVIP[a] = o
+		f.vips[a] = o
 	}
 	return vips, true
 }
 
-func (c *compiler) prefersSameZone(o *manifest.Object, svc *manifest.Service) bool {
-	v := svc.TrafficDistribution
-	if v == "" {
-		v = o.Meta.Annotations[manifest.AnnotationTrafficDistribution]
+// addFrontends adds where else a service is answered than at its virtual addresses: external and load balancers'
+// addresses, and ports of nodes.
+func (c *compiler) addFrontends(f *frontends, s *service) {
+	for _, ip := range slices.Concat(s.spec.ExternalIPs, s.spec.LoadBalancerIPs) {
+		if a, ok := c.externalAddr(f, s, ip); ok {
+			s.wire.ExternalAddresses = append(s.wire.ExternalAddresses, a.AsSlice())
+		}
 	}
-	switch v {
+	for i, port := range tcpPorts(s.spec) {
+		if port.NodePort == 0 {
+			continue
+		}
+		if other := f.nodePorts[port.NodePort]; other != nil {
+			c.problem(s.object, "node port %d does not lead to it: it is also that of %s (%s), which is older",
+				port.NodePort, other.Key, other.Origin)
+			continue
+		}
+		f.nodePorts[port.NodePort] = s.object
+		s.wire.Ports[i].NodePort = uint32(port.NodePort)
+	}
+}
+
+// externalAddr claims an external address for a service; false if it is not the service's to have: who may write a
+// service must not be able to take a pod's address, or another service's.
+func (c *compiler) externalAddr(f *frontends, s *service, ip string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(ip)
+	a = a.Unmap()
+	if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+		c.problem(s.object, "external address %q does not lead to it: it is not one that a peer can have", ip)
+		return a, false
+	}
+	taken := func(by *manifest.Object) bool {
+		if by != nil {
+			c.problem(s.object, "external address %s does not lead to it: it is also that of %s (%s)", a, by.Key, by.Origin)
+		}
+		return by != nil
+	}
+	if p := f.podAt[a]; p != nil && taken(p.object) || taken(f.vips[a]) {
+		return a, false
+	}
+	ports := tcpPorts(s.spec)
+	for _, port := range ports {
+		by := f.external[netip.AddrPortFrom(a, port.Port)]
+		if by == s.object {
+			return a, false // written twice
+		}
+		if taken(by) {
+			return a, false
+		}
+	}
+	for _, port := range ports {
+		f.external[netip.AddrPortFrom(a, port.Port)] = s.object
+	}
+	return a, len(ports) > 0
+}
+
+func (c *compiler) distribution(o *manifest.Object, svc *manifest.Service) (sameNode, sameZone bool) {
+	switch v := cmp.Or(svc.TrafficDistribution, o.Meta.Annotations[manifest.AnnotationTrafficDistribution]); v {
+	case "PreferSameNode":
+		return true, true
 	case "PreferClose", "PreferSameZone":
-		return true
+		return false, true
 	case "", "Any":
 	default:
-		c.problem(o, "trafficDistribution %q is not supported and taken for none: PreferClose and PreferSameZone are", v)
+		c.problem(o, "trafficDistribution %q is not supported and taken for none: "+
+			"PreferClose, PreferSameZone and PreferSameNode are", v)
 	}
-	return false
+	return false, false
 }
+
+func isTCP(protocol string) bool { return protocol == "" || protocol == "TCP" }
 
 func tcpPorts(svc *manifest.Service) []manifest.ServicePort {
 	var out []manifest.ServicePort
 	for _, p := range svc.Ports {
-		if p.Protocol == "" || p.Protocol == "TCP" {
+		if isTCP(p.Protocol) {
 			out = append(out, p)
 		}
 	}
 	return out
-}
-
-// selectedEndpoints are the pods that the service's selector selects, in order of namespace and name.
-func (c *compiler) selectedEndpoints(o *manifest.Object, svc *manifest.Service) []*meshv1.Endpoint {
-	var out []*meshv1.Endpoint
-	for _, p := range c.pods {
-		if p.object.Namespace != o.Namespace || !matches(svc.Selector, p.object.Meta.Labels) {
-			continue
-		}
-		targets := c.targetPorts(o, svc, p)
-		if len(targets) == 0 {
-			continue
-		}
-		out = append(out, &meshv1.Endpoint{
-			WorkloadUid: p.workload.GetUid(), Addresses: wireAddrs(p.addrs), TargetPorts: targets,
-			Ready: svc.PublishNotReadyAddresses || ready(p),
-		})
-	}
-	sortEndpoints(out)
-	return out
-}
-
-func sortEndpoints(eps []*meshv1.Endpoint) {
-	slices.SortFunc(eps, func(a, b *meshv1.Endpoint) int {
-		return slices.CompareFunc(a.GetAddresses(), b.GetAddresses(), slices.Compare)
-	})
-}
-
-func (c *compiler) targetPorts(o *manifest.Object, svc *manifest.Service, p *pod) map[uint32]uint32 {
-	targets := make(map[uint32]uint32)
-	for _, port := range tcpPorts(svc) {
-		switch {
-		case port.TargetPort.Name != "":
-			n := containerPort(p.spec, port.TargetPort.Name)
-			if n == 0 {
-				c.problem(o, "port %d: targetPort %q is no TCP port of a container of %s (%s)", port.Port, port.TargetPort.Name, p.object.Key, p.object.Origin)
-				continue
-			}
-			targets[uint32(port.Port)] = uint32(n)
-		case port.TargetPort.Number != 0:
-			targets[uint32(port.Port)] = uint32(port.TargetPort.Number)
-		default:
-			targets[uint32(port.Port)] = uint32(port.Port)
-		}
-	}
-	return targets
-}
-
-// containerPort returns the number of a named TCP port, 0 if no container has it. Of the init containers only
-// sidecars run beside the app.
-func containerPort(spec *manifest.Pod, name string) uint16 {
-	containers := slices.Clone(spec.Spec.Containers)
-	for _, init := range spec.Spec.InitContainers {
-		if init.RestartPolicy == "Always" {
-			containers = append(containers, init)
-		}
-	}
-	for _, container := range containers {
-		for _, port := range container.Ports {
-			if port.Name == name && (port.Protocol == "" || port.Protocol == "TCP") {
-				return port.ContainerPort
-			}
-		}
-	}
-	return 0
-}
-
-// ready tells whether a pod takes connections: its Ready condition says so, or its phase if there is no condition.
-func ready(p *pod) bool {
-	if p.object.Meta.DeletionTimestamp != "" {
-		return false
-	}
-	for _, cond := range p.spec.Status.Conditions {
-		if cond.Type == "Ready" {
-			return cond.Status == "True"
-		}
-	}
-	return p.spec.Status.Phase == "" || p.spec.Status.Phase == "Running"
-}
-
-// slicedEndpoints are the endpoints of a service without a selector, from the slices that carry its label. Ports are
-// joined by name.
-func (c *compiler) slicedEndpoints(o *manifest.Object, svc *manifest.Service, podAt map[netip.Addr]*pod) []*meshv1.Endpoint {
-	var out []*meshv1.Endpoint
-	for _, s := range c.slices {
-		if s.Namespace != o.Namespace || s.Meta.Labels[labelServiceName] != o.Name {
-			continue
-		}
-		slice := s.Spec.(*manifest.EndpointSlice)
-		targets := make(map[uint32]uint32)
-		for _, port := range tcpPorts(svc) {
-			for _, sp := range slice.Ports {
-				if sp.Name == port.Name && sp.Port != 0 && (sp.Protocol == "" || sp.Protocol == "TCP") {
-					targets[uint32(port.Port)] = uint32(sp.Port)
-				}
-			}
-		}
-		for _, ep := range slice.Endpoints {
-			if wire := slicedEndpoint(ep, targets, podAt); wire != nil {
-				out = append(out, wire)
-			}
-		}
-	}
-	sortEndpoints(out)
-	return out
-}
-
-func slicedEndpoint(ep manifest.SliceEndpoint, targets map[uint32]uint32, podAt map[netip.Addr]*pod) *meshv1.Endpoint {
-	wire := &meshv1.Endpoint{TargetPorts: targets, Ready: ep.Conditions.Ready == nil || *ep.Conditions.Ready}
-	for _, ip := range ep.Addresses {
-		a, err := netip.ParseAddr(ip)
-		if err != nil {
-			continue
-		}
-		a = a.Unmap()
-		wire.Addresses = append(wire.Addresses, a.AsSlice())
-		if p := podAt[a]; p != nil {
-			wire.WorkloadUid = p.workload.GetUid()
-		}
-	}
-	if len(wire.Addresses) == 0 || len(targets) == 0 {
-		return nil
-	}
-	return wire
 }

@@ -147,11 +147,7 @@ func service(o *corev1.Service) *manifest.Service {
 	if a := o.Spec.SessionAffinityConfig; a != nil && a.ClientIP != nil && a.ClientIP.TimeoutSeconds != nil {
 		out.SessionAffinityConfig.ClientIP.TimeoutSeconds = *a.ClientIP.TimeoutSeconds
 	}
-	for _, ingress := range o.Status.LoadBalancer.Ingress {
-		if ingress.IP != "" {
-			out.LoadBalancerIPs = append(out.LoadBalancerIPs, ingress.IP)
-		}
-	}
+	out.LoadBalancerIPs = loadBalancerIPs(o)
 	for _, p := range o.Spec.Ports {
 		port := manifest.ServicePort{Name: p.Name, Port: uint16(p.Port), Protocol: string(p.Protocol), NodePort: uint16(p.NodePort)}
 		if p.TargetPort.Type == intstr.String {
@@ -162,6 +158,20 @@ func service(o *corev1.Service) *manifest.Service {
 		out.Ports = append(out.Ports, port)
 	}
 	return out
+}
+
+// loadBalancerIPs are those that lead from inside the cluster to the service's own endpoints. A balancer that wants to see
+// the traffic itself (ipMode Proxy), or that lets in only some, is gone through.
+func loadBalancerIPs(o *corev1.Service) (ips []string) {
+	if len(o.Spec.LoadBalancerSourceRanges) > 0 {
+		return nil
+	}
+	for _, ingress := range o.Status.LoadBalancer.Ingress {
+		if ingress.IP != "" && (ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP) {
+			ips = append(ips, ingress.IP)
+		}
+	}
+	return ips
 }
 
 func slice(o *discoveryv1.EndpointSlice) *manifest.EndpointSlice {

@@ -74,9 +74,9 @@ func (m *meshConfig) Resync() error { return nil }
 // Leaving tells whether the mesh is being taken away.
 func (c *Cluster) Leaving() bool { return c.mesh.leaving.Load() }
 
-// ReportLeft says how many agents have let their pods go.
-func (c *Cluster) ReportLeft(ctx context.Context, done, all int) error {
-	return c.patchMesh(ctx, keyLeft, fmt.Sprintf("%d of %d", done, all))
+// ReportLeft says how many agents have let their pods go: "<n> of <m>", and more for people.
+func (c *Cluster) ReportLeft(ctx context.Context, text string) error {
+	return c.patchMesh(ctx, keyLeft, text)
 }
 
 func (c *Cluster) patchMesh(ctx context.Context, key, value string) error {

@@ -56,13 +56,11 @@ func Services(m *mesh.Snapshot, namespace string) *adminv1.ServicesReply {
 		if namespace != "" && s.Namespace != namespace {
 			continue
 		}
-		info := &adminv1.ServiceInfo{Namespace: s.Namespace, Name: s.Name, Hostname: s.Hostname, Vips: texts(s.VIPs)}
+		info := &adminv1.ServiceInfo{
+			Namespace: s.Namespace, Name: s.Name, Hostname: s.Hostname, Vips: texts(slices.Concat(s.VIPs, s.ExternalAddrs)),
+		}
 		for _, p := range s.Ports {
-			text := fmt.Sprint(p.Number)
-			if p.Name != "" {
-				text = p.Name + ":" + text
-			}
-			info.Ports = append(info.Ports, text)
+			info.Ports = append(info.Ports, portText(p))
 		}
 		for _, e := range s.Endpoints {
 			info.Endpoints = append(info.Endpoints, endpoint(m, e))
@@ -72,8 +70,20 @@ func Services(m *mesh.Snapshot, namespace string) *adminv1.ServicesReply {
 	return out
 }
 
+// portText is "name:port:node port", without what is not there.
+func portText(p mesh.Port) string {
+	text := fmt.Sprint(p.Number)
+	if p.Name != "" {
+		text = p.Name + ":" + text
+	}
+	if p.NodePort != 0 {
+		text += fmt.Sprintf(":%d", p.NodePort)
+	}
+	return text
+}
+
 func endpoint(m *mesh.Snapshot, e mesh.Endpoint) *adminv1.EndpointInfo {
-	info := &adminv1.EndpointInfo{Addresses: texts(e.Addrs), Ready: e.Ready, Workload: string(e.Workload)}
+	info := &adminv1.EndpointInfo{Addresses: texts(e.Addrs), Ready: e.Ready, Workload: string(e.Workload), Node: e.Node, Zone: e.Zone}
 	if w := m.Workload(e.Workload); w != nil {
 		info.Workload, info.Node, info.Zone, info.Mesh = w.FullName(), w.Node, w.Zone, w.Enrolled
 	}
