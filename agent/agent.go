@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -144,7 +145,7 @@ func (a *Agent) identities() error {
 	if err != nil {
 		return err
 	}
-	s := &signer{cfg: a.cfg, bundle: a.bundles.Load, node: node}
+	s := &signer{cfg: a.cfg, bundle: a.controllerRoots, node: node}
 	a.manager, err = identity.NewManager(identity.ManagerConfig{Signer: s, Bundle: a.bundles.Load, Cache: cache, Log: a.cfg.Log})
 	if err != nil {
 		return err
@@ -154,6 +155,22 @@ func (a *Agent) identities() error {
 	s.channel = a.channel
 	a.manager.Want(nodeUID, node)
 	return err
+}
+
+// controllerRoots are those that vouch for the controller: what it said itself, and what the trust bundle's file says now.
+// After the mesh was made anew with another CA, only the file knows.
+func (a *Agent) controllerRoots() *identity.Bundle {
+	current := a.bundles.Load()
+	file, err := readBundle(a.cfg.TrustBundle, a.cfg.TrustDomain)
+	if err != nil {
+		return current // it was readable at the start
+	}
+	roots := append(slices.Clone(current.Roots(a.cfg.TrustDomain)), file.Roots(a.cfg.TrustDomain)...)
+	both, err := identity.NewBundle(map[string][]*x509.Certificate{a.cfg.TrustDomain: roots})
+	if err != nil {
+		return current
+	}
+	return both
 }
 
 func readBundle(path, trustDomain string) (*identity.Bundle, error) {

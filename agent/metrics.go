@@ -39,6 +39,16 @@ func (a *Agent) registerMetrics() error {
 			}
 			return 0
 		}),
+		gauge("warren_session_affinity_clients", "Clients remembered to stay with an endpoint.", func() float64 {
+			kept, _ := a.proxy.Affinities()
+			return float64(kept)
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "warren_session_affinity_displaced_total", Help: "Clients forgotten before their time: there were too many.",
+		}, func() float64 {
+			_, displaced := a.proxy.Affinities()
+			return float64(displaced)
+		}),
 		podCollector{a.enroller}, captureCollector{a}, certCollector{a},
 	} {
 		if err := a.reg.Register(c); err != nil {

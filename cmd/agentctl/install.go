@@ -114,7 +114,7 @@ func (a *app) install(ctx context.Context, f releaseFlags, values map[string]any
 		return &failure{text: "install: " + err.Error(), hint: "what was made so far goes away with: agentctl uninstall", err: err}
 	}
 	if f.wait {
-		if err := a.waitReady(ctx, c, f.timeout); err != nil {
+		if err := a.waitMesh(ctx, c, f.timeout); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/internal/cluster"
 )
 
@@ -39,6 +40,62 @@ func (a *app) waitReady(ctx context.Context, c *cluster.Cluster, timeout time.Du
 			return a.notInTime(c, timeout, parts, err)
 		}
 	}
+}
+
+// waitMesh waits until controller and agents are ready, and every agent follows the controller: one that cannot is ready
+// for Kubernetes all the same, as it goes on with what it knew.
+func (a *app) waitMesh(ctx context.Context, c *cluster.Cluster, timeout time.Duration) error {
+	if err := a.waitReady(ctx, c, timeout); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		text, err := a.unconnected(ctx, c)
+		if err == nil && text == "" {
+			return nil
+		}
+		if err == nil && text != said {
+			a.printf("%s\n", clean(text))
+			said = text
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return &failure{text: fmt.Sprintf("not ready after %s: %s", timeout, said), err: context.DeadlineExceeded,
+				hint: fmt.Sprintf("see why: kubectl -n %s logs -l app.kubernetes.io/name=%s", c.Namespace, cluster.Agent)}
+		}
+	}
+}
+
+// unconnected says how many agents do not follow the controller yet, "" if all do.
+func (a *app) unconnected(ctx context.Context, c *cluster.Cluster) (string, error) {
+	parts, err := c.Rollout(ctx)
+	if err != nil {
+		return "", err
+	}
+	reply, err := ask(ctx, a, adminv1.AdminClient.Status, &adminv1.StatusRequest{})
+	if err != nil {
+		return "", err
+	}
+	connected, want := 0, 0
+	for _, n := range reply.Nodes {
+		if n.Connected {
+			connected++
+		}
+	}
+	for _, p := range parts {
+		if p.Name == "agents" {
+			want = int(p.Want)
+		}
+	}
+	if connected >= want {
+		return "", nil
+	}
+	return fmt.Sprintf("agents %d/%d connected", connected, want), nil
 }
 
 func (a *app) notInTime(c *cluster.Cluster, timeout time.Duration, parts []cluster.Part, err error) error {

@@ -68,7 +68,7 @@ func (a *app) upgrade(ctx context.Context, f releaseFlags, values map[string]any
 		return &failure{text: "upgrade: " + err.Error(), hint: fmt.Sprintf("go back with: helm -n %s rollback %s", c.Namespace, release.Name), err: err}
 	}
 	if f.wait {
-		if err := a.waitReady(ctx, c, f.timeout); err != nil {
+		if err := a.waitMesh(ctx, c, f.timeout); err != nil {
 			return err
 		}
 	}
