@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// lastGrace is what connections get that were made while the agent lingered.
-const lastGrace = time.Second
+// lastGrace is what connections get that were made while the agent lingered. It is short because the pods of the node
+// cannot connect meanwhile.
+const lastGrace = 250 * time.Millisecond
 
 // linger returns once the agent may stop serving: ended is over because something failed, or stop is and every
 // connection that was open then has ended, or has had the drain timeout.

@@ -64,6 +64,9 @@ func NewKubernetes(cfg KubernetesConfig) *Kubernetes {
 
 // Attest implements NodeAttestor: proof is the token.
 func (k *Kubernetes) Attest(ctx context.Context, node, proof string) error {
+	if proof == "" { // an API server calls that a bad request, which is no answer about a token
+		return fmt.Errorf("%w: there is no token", ErrRefused)
+	}
 	review, err := k.cfg.Reviews.Create(ctx, &authv1.TokenReview{
 		Spec: authv1.TokenReviewSpec{Token: proof, Audiences: []string{k.cfg.Audience}},
 	}, metav1.CreateOptions{})
