@@ -118,22 +118,37 @@ func (c *Cluster) Follow(ctx context.Context) error {
 // Synced tells whether every kind was read once.
 func (c *Cluster) Synced() bool { return !c.source.collect().Incomplete }
 
-// Run calls changed with what there is, and again after every change, until ctx ends. Changes that come while one is
-// being taken in, and for Settle after it, are handed on together: churn costs no more than the compiler can bear.
+// Run calls changed with what there is, and again after every change, until ctx ends. A change after a quiet time is handed
+// on after Settle. While they keep coming they are handed on together, at most every maxSettle: churn costs no more than
+// that many updates a second to every agent.
 func (c *Cluster) Run(ctx context.Context, changed func(manifest.Result)) error {
+	settle := c.cfg.Settle
 	for {
 		started := time.Now()
 		changed(c.source.collect())
-		settle := max(c.cfg.Settle, time.Since(started))
+		took := time.Since(started)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.source.wake:
 		}
-		if err := pause(ctx, settle); err != nil {
+		settle = nextSettle(settle, c.cfg.Settle, time.Since(started)-took)
+		if err := pause(ctx, max(settle, took)); err != nil {
 			return err
 		}
 	}
+}
+
+// maxSettle bounds how long changes are collected while they keep coming.
+const maxSettle = 250 * time.Millisecond
+
+// nextSettle doubles the time for which changes are collected as long as the next one comes within it, and starts again
+// from the least after a quiet time.
+func nextSettle(last, least, quiet time.Duration) time.Duration {
+	if quiet > 2*last {
+		return least
+	}
+	return max(least, min(2*last, maxSettle))
 }
 
 // pause waits for d, or until ctx ends.
