@@ -30,6 +30,7 @@ type policyReporter struct {
 
 // verdict is what is said about one policy.
 type verdict struct {
+	uid             string
 	generation      int64
 	rejected        string
 	enforced, wants uint32
@@ -64,7 +65,7 @@ func (p *policyReporter) report(ctx context.Context) {
 	for _, policy := range p.replica.cluster.Policies() {
 		there[policy.Key] = true
 		info := known[policy.Key]
-		now := verdict{policy.Generation, policy.Rejected, info.GetEnforced(), info.GetWanted()}
+		now := verdict{policy.UID, policy.Generation, policy.Rejected, info.GetEnforced(), info.GetWanted()}
 		if info == nil && policy.Rejected == "" || p.said[policy.Key] == now || written >= maxReports {
 			continue
 		}

@@ -49,10 +49,10 @@ func TestAPolicySaysWhetherItIsInForce(t *testing.T) {
 		accepted, programmed string
 		reason               string
 	}{
-		"bad":                 {verdict{1, "spec.action: want ALLOW", 0, 0}, "False", "False", "Invalid"},
-		"selects nothing":     {verdict{1, "", 0, 0}, "True", "True", "NoWorkloads"},
-		"on its way":          {verdict{1, "", 1, 2}, "True", "False", "Pending"},
-		"enforced everywhere": {verdict{1, "", 2, 2}, "True", "True", "Programmed"},
+		"bad":                 {verdict{"u", 1, "spec.action: want ALLOW", 0, 0}, "False", "False", "Invalid"},
+		"selects nothing":     {verdict{"u", 1, "", 0, 0}, "True", "True", "NoWorkloads"},
+		"on its way":          {verdict{"u", 1, "", 1, 2}, "True", "False", "Pending"},
+		"enforced everywhere": {verdict{"u", 1, "", 2, 2}, "True", "True", "Programmed"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -37,8 +37,28 @@ func NewThread() *Thread {
 
 // Run owns the thread until ctx ends. The thread is not given back: it dies in whatever namespace it is in.
 func (t *Thread) Run(ctx context.Context) error {
-	runtime.LockOSThread()
 	defer close(t.done)
+	return offMainThread(func() error { return t.run(ctx) })
+}
+
+// offMainThread runs f, which never unlocks its thread, on another thread than the process's first: what /proc/self says is
+// about that one, and it cannot end alone.
+func offMainThread(f func() error) error {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		return f()
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		done <- f()
+	}()
+	err := <-done
+	runtime.UnlockOSThread()
+	return err
+}
+
+func (t *Thread) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():

@@ -18,8 +18,8 @@ import (
 	"github.com/warren-mesh/warren/mesh"
 )
 
-// Finder reads one node's processes. Proc is its /proc; NetnsDirs are where container runtimes mount network namespaces
-// by name, which outlive processes.
+// Finder reads one node's processes. Proc is its /proc, in which process 1 has the node's own network; NetnsDirs are where
+// container runtimes mount network namespaces by name, which outlive processes.
 type Finder struct {
 	Proc      string
 	NetnsDirs []string
@@ -46,7 +46,7 @@ func (f Finder) Find(uids []mesh.UID) (map[mesh.UID]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, err := identify(filepath.Join(f.Proc, "self", "ns", "net"))
+	host, err := identify(filepath.Join(f.Proc, "1", "ns", "net"))
 	if err != nil {
 		return nil, fmt.Errorf("find running pods: %w", err)
 	}

@@ -63,8 +63,22 @@ func newNode(t *testing.T) *node {
 	if err := os.Mkdir(filepath.Join(n.dir, "netns"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	n.link(t, "self", os.Getpid(), "0::/")
+	n.link(t, "1", start(t, "sleep", "60"), "0::/init.scope")
 	return n
+}
+
+// start runs a command until the test ends, and returns its pid.
+func start(t *testing.T, argv ...string) int {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd.Process.Pid
 }
 
 // link makes a process visible as one of a cgroup.
@@ -92,20 +106,13 @@ func (n *node) process(t *testing.T, ns *nettest.NS, uid string) {
 	if ns != nil {
 		argv = append([]string{"nsenter", "--net=" + ns.Path}, argv...)
 	}
-	cmd := exec.Command(argv[0], argv[1:]...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	for deadline := time.Now().Add(5 * time.Second); ns != nil && !inside(cmd.Process.Pid, ns.Path); time.Sleep(time.Millisecond) {
+	pid := start(t, argv...)
+	for deadline := time.Now().Add(5 * time.Second); ns != nil && !inside(pid, ns.Path); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%q did not enter its namespace", argv)
 		}
 	}
-	n.link(t, strconv.Itoa(cmd.Process.Pid), cmd.Process.Pid, "0::/kubepods/pod"+uid+"/container")
+	n.link(t, strconv.Itoa(pid), pid, "0::/kubepods/pod"+uid+"/container")
 }
 
 func inside(pid int, path string) bool {

@@ -103,6 +103,11 @@ func TestPodTokenProvesItsNodeOnly(t *testing.T) {
 			t.Errorf("%s: got %v, want a refusal with %q", row.name, err, row.reason)
 		}
 	}
+	r.err = errors.New("token is required")
+	if err := k.Attest(t.Context(), "n1", ""); !errors.Is(err, ErrRefused) {
+		t.Errorf("no token: %v", err)
+	}
+	r.err = nil
 	if err := k.Attest(t.Context(), "n1", "good"); err != nil {
 		t.Errorf("the good token, after those that name the same credential were refused: %v", err)
 	}

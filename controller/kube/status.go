@@ -25,6 +25,7 @@ const (
 // Policy is one object of ours as the API server has it.
 type Policy struct {
 	manifest.Key
+	UID        string // one that is made anew under the same name is another policy, of the same generation
 	Generation int64
 	Rejected   string // why it is not accepted, "" if it is
 }
@@ -54,11 +55,11 @@ func (s *store) policies() (out []Policy) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key, r := range s.rejected {
-		out = append(out, Policy{manifest.Key{Kind: s.kind, Namespace: key.namespace, Name: key.name}, r.generation, r.reason})
+		out = append(out, Policy{manifest.Key{Kind: s.kind, Namespace: key.namespace, Name: key.name}, r.uid, r.generation, r.reason})
 	}
 	for key, o := range s.objects {
 		if _, bad := s.rejected[key]; !bad {
-			out = append(out, Policy{o.Key, o.Meta.Generation, ""})
+			out = append(out, Policy{o.Key, o.Meta.UID, o.Meta.Generation, ""})
 		}
 	}
 	return out
@@ -71,7 +72,7 @@ func (c *Cluster) SetConditions(ctx context.Context, p Policy, conditions ...met
 	if err != nil {
 		return gone(p, err)
 	}
-	if o.GetGeneration() != p.Generation {
+	if o.GetGeneration() != p.Generation || string(o.GetUID()) != p.UID {
 		return nil // it changed meanwhile: its next condition is another one
 	}
 	have := conditionsOf(o)

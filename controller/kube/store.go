@@ -29,6 +29,7 @@ type name struct{ namespace, name string }
 
 // rejection is why an object's newest content is not in force.
 type rejection struct {
+	uid        string
 	generation int64
 	reason     string
 }
@@ -47,7 +48,7 @@ func (s *store) put(obj any, into map[name]*manifest.Object, rejected map[name]r
 	key := name{m.GetNamespace(), m.GetName()}
 	o, err := convert(obj)
 	if err != nil {
-		rejected[key] = rejection{m.GetGeneration(), err.Error()}
+		rejected[key] = rejection{string(m.GetUID()), m.GetGeneration(), err.Error()}
 		if old := s.objects[key]; old != nil && old.Meta.UID == string(m.GetUID()) {
 			into[key] = old
 		}

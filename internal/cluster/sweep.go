@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,12 +85,8 @@ func (c *Cluster) SweepNamespace(ctx context.Context) (deleted bool, why string,
 	if ns.Labels[managedBy] != managedByUs {
 		return false, "agentctl did not make it", nil
 	}
-	pods, err := c.Client.CoreV1().Pods(c.Namespace).List(ctx, metav1.ListOptions{Limit: 1})
-	if err != nil {
-		return false, "", fmt.Errorf("list the pods in namespace %s: %w", c.Namespace, err)
-	}
-	if len(pods.Items) > 0 {
-		return false, "it still has pods, such as " + pods.Items[0].Name, nil
+	if pod, err := c.lastPods(ctx); err != nil || pod != "" {
+		return false, "it still has pods, such as " + pod, err
 	}
 	if err := api.Delete(ctx, c.Namespace, metav1.DeleteOptions{}); err != nil {
 		return false, "", fmt.Errorf("delete namespace %s: %w", c.Namespace, err)
@@ -103,6 +100,37 @@ func (c *Cluster) SweepNamespace(ctx context.Context) (deleted bool, why string,
 		select {
 		case <-ctx.Done():
 			return false, "", fmt.Errorf("namespace %s is still being deleted: %w", c.Namespace, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// podsGo is how long Warren's own pods may take to end: agents drain.
+const podsGo = time.Minute
+
+// lastPods waits until Warren's own pods have ended, and returns one that is there still, "" if none is.
+func (c *Cluster) lastPods(ctx context.Context) (string, error) {
+	over := time.After(podsGo)
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		pods, err := c.Client.CoreV1().Pods(c.Namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return "", fmt.Errorf("list the pods in namespace %s: %w", c.Namespace, err)
+		}
+		if len(pods.Items) == 0 {
+			return "", nil
+		}
+		for _, p := range pods.Items {
+			if !slices.Contains([]string{Agent, Controller, leaveHook}, p.Labels[appLabel]) {
+				return p.Name, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("the pods in namespace %s have not ended: %w", c.Namespace, ctx.Err())
+		case <-over:
+			return pods.Items[0].Name, nil
 		case <-tick.C:
 		}
 	}

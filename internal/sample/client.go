@@ -20,6 +20,7 @@ type clientOptions struct {
 	data    string
 	timeout time.Duration
 	repeat  uint
+	every   time.Duration
 	close   bool
 	headers []string
 }
@@ -40,6 +41,7 @@ func clientCommand(out io.Writer) *cobra.Command {
 	f.StringVar(&o.data, "data", "", "what to send; makes an HTTP request a POST")
 	f.DurationVar(&o.timeout, "timeout", 5*time.Second, "for the whole exchange")
 	f.UintVar(&o.repeat, "repeat", 1, "how many times")
+	f.DurationVar(&o.every, "every", 0, "how long to wait between two times")
 	f.BoolVar(&o.close, "new-connections", false, "a new connection for each HTTP request")
 	f.StringArrayVar(&o.headers, "header", nil, "\"Name: value\" to send with an HTTP request; may be repeated")
 	return cmd
@@ -48,7 +50,10 @@ func clientCommand(out io.Writer) *cobra.Command {
 func runClient(ctx context.Context, out io.Writer, target string, o clientOptions) error {
 	transport := &http.Transport{DisableKeepAlives: o.close}
 	defer transport.CloseIdleConnections()
-	for range o.repeat {
+	for i := range o.repeat {
+		if i > 0 {
+			time.Sleep(o.every)
+		}
 		one, cancel := context.WithTimeout(ctx, o.timeout)
 		var err error
 		if strings.Contains(target, "://") {
