@@ -13,14 +13,11 @@ package agent
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,20 +76,21 @@ type Config struct {
 
 // Agent is one node's agent.
 type Agent struct {
-	cfg      Config
-	reg      *prometheus.Registry
-	bundles  *identity.BundleStore
-	manager  *identity.Manager
-	channel  *grpc.ClientConn
-	feed     *feed.Client
-	world    *mesh.Store[ztunnel.World]
-	capture  *bpf.Capture
-	thread   *podnet.Thread
-	proxy    *ztunnel.Proxy
-	observer *observe.Observer
-	enroller *enroll.Enroller
-	admin    *admin.Server
-	host     *host
+	cfg        Config
+	reg        *prometheus.Registry
+	bundles    *identity.BundleStore
+	bundleFile *bundleFile
+	manager    *identity.Manager
+	channel    *grpc.ClientConn
+	feed       *feed.Client
+	world      *mesh.Store[ztunnel.World]
+	capture    *bpf.Capture
+	thread     *podnet.Thread
+	proxy      *ztunnel.Proxy
+	observer   *observe.Observer
+	enroller   *enroll.Enroller
+	admin      *admin.Server
+	host       *host
 }
 
 // New prepares everything that can fail for good, so that Run only has to serve.
@@ -136,7 +134,8 @@ func (a *Agent) identities() error {
 	if err != nil {
 		return fmt.Errorf("--node or --trust-domain: %w", err)
 	}
-	bundle, err := readBundle(a.cfg.TrustBundle, a.cfg.TrustDomain)
+	a.bundleFile = &bundleFile{path: a.cfg.TrustBundle, trustDomain: a.cfg.TrustDomain}
+	bundle, err := a.bundleFile.read()
 	if err != nil {
 		return err
 	}
@@ -146,7 +145,7 @@ func (a *Agent) identities() error {
 		return err
 	}
 	s := &signer{cfg: a.cfg, bundle: a.controllerRoots, node: node}
-	a.manager, err = identity.NewManager(identity.ManagerConfig{Signer: s, Bundle: a.bundles.Load, Cache: cache, Log: a.cfg.Log})
+	a.manager, err = identity.NewManager(identity.ManagerConfig{Signer: s, Bundle: a.controllerRoots, Cache: cache, Log: a.cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -155,41 +154,6 @@ func (a *Agent) identities() error {
 	s.channel = a.channel
 	a.manager.Want(nodeUID, node)
 	return err
-}
-
-// controllerRoots are those that vouch for the controller: what it said itself, and what the trust bundle's file says now.
-// After the mesh was made anew with another CA, only the file knows.
-func (a *Agent) controllerRoots() *identity.Bundle {
-	current := a.bundles.Load()
-	file, err := readBundle(a.cfg.TrustBundle, a.cfg.TrustDomain)
-	if err != nil {
-		return current // it was readable at the start
-	}
-	roots := append(slices.Clone(current.Roots(a.cfg.TrustDomain)), file.Roots(a.cfg.TrustDomain)...)
-	both, err := identity.NewBundle(map[string][]*x509.Certificate{a.cfg.TrustDomain: roots})
-	if err != nil {
-		return current
-	}
-	return both
-}
-
-func readBundle(path, trustDomain string) (*identity.Bundle, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read trust bundle: %w", err)
-	}
-	var roots []*x509.Certificate
-	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("trust bundle %s: %w", path, err)
-		}
-		roots = append(roots, cert)
-	}
-	if len(roots) == 0 {
-		return nil, fmt.Errorf("trust bundle %s: no PEM certificate in it", path)
-	}
-	return identity.NewBundle(map[string][]*x509.Certificate{trustDomain: roots})
 }
 
 // dataPath loads the capture and builds what serves captured connections.
@@ -265,6 +229,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.serveMetrics(gctx) })
 	group.Go(func() error { return a.keepChain(gctx) })
 	group.Go(func() error { return a.reportPods(gctx) })
+	group.Go(func() error { return a.keepNode(gctx) })
 	group.Go(func() error { return a.followKubelet(gctx) })
 	group.Go(func() error {
 		return relay.New(relay.Config{Client: adminv1.NewRelayClient(a.channel), Admin: a.admin, Log: a.cfg.Log}).Run(gctx)

@@ -195,6 +195,8 @@ func (r *replica) front(w http.ResponseWriter, q *http.Request) {
 			return
 		}
 		fmt.Fprintln(w, "ok: waiting to lead")
+	case "/metrics":
+		fmt.Fprint(w, "# HELP warren_controller_leading 1 on the replica that serves.\n# TYPE warren_controller_leading gauge\nwarren_controller_leading 0\n")
 	default:
 		http.NotFound(w, q)
 	}

@@ -28,6 +28,7 @@ func newMetrics(c *Controller) *metrics {
 	}
 	m.registry.MustRegister(
 		m.propagation, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		gauge("warren_controller_leading", "1 on the replica that serves.", func() float64 { return 1 }),
 		gauge("warren_controller_config_version", "Newest version that was published.", func() float64 { return float64(c.publisher.Version()) }),
 		gauge("warren_controller_agents_connected", "Agents that watch.", func() float64 { return float64(c.connected()) }),
 		gauge("warren_controller_agents_behind", "Agents that watch and do not enforce the newest version yet.", func() float64 { return float64(c.behind()) }),

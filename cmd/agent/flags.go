@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -28,4 +29,14 @@ func flags(f *pflag.FlagSet, cfg *agent.Config) {
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", "127.0.0.1:15020", "address of /metrics, /healthz and /readyz")
 	f.BoolVar(&cfg.EncryptSameNode, "encrypt-same-node", false, "tunnel between pods of this node too")
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", 5*time.Second, "how long open connections may go on at a stop")
+}
+
+// required names the first flag that an agent cannot do without and that is not there.
+func required(cfg agent.Config) error {
+	for flag, value := range map[string]string{"node": cfg.Node, "controller": cfg.Controller, "trust-bundle": cfg.TrustBundle} {
+		if value == "" {
+			return fmt.Errorf("--%s must be given: see agent --help", flag)
+		}
+	}
+	return nil
 }

@@ -35,6 +35,9 @@ func command() *cobra.Command {
 			if cfg.Log, err = logging.New(os.Stderr, level, format); err != nil {
 				return err
 			}
+			if err := required(cfg); err != nil {
+				return err
+			}
 			a, err := agent.New(cfg)
 			if err != nil {
 				return err
@@ -45,9 +48,6 @@ func command() *cobra.Command {
 	flags(cmd.PersistentFlags(), &cfg)
 	cmd.PersistentFlags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.PersistentFlags().StringVar(&format, "log-format", "text", "text or json")
-	for _, required := range []string{"node", "controller", "trust-bundle"} {
-		_ = cmd.MarkFlagRequired(required) // fails only for a flag that is not there
-	}
 	cmd.AddCommand(cleanupCommand(&cfg))
 	return cmd
 }

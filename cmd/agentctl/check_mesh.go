@@ -14,7 +14,7 @@ const caWarning = 24 * time.Hour
 
 func (a *app) controllerChecks(status *adminv1.StatusReply) section {
 	s := section{Name: "warren-controller"}
-	const watch = "see its log: journalctl -u warren-controller"
+	const watch = "see its log: kubectl -n warren-system logs deploy/warren-controller, or journalctl -u warren-controller"
 	c := status.Controller
 	if c == nil {
 		s.expect("the agent's controller is reachable", checkFail, watch, each(status, func(n *adminv1.NodeStatus) string {
@@ -43,7 +43,7 @@ func (a *app) controllerChecks(status *adminv1.StatusReply) section {
 
 func agentChecks(status *adminv1.StatusReply) section {
 	s := section{Name: "warren-agents"}
-	const watch = "see the agent's log on that node: journalctl -u warren-agent"
+	const watch = "see the log of that node's agent: kubectl -n warren-system logs -l app.kubernetes.io/name=warren-agent, or journalctl -u warren-agent"
 	var none []string
 	if len(status.Nodes) == 0 {
 		none = []string{"no agent has ever connected"}

@@ -169,7 +169,7 @@ func (a *app) showStatus(reply *adminv1.StatusReply, f statusFlags) error {
 	a.controllerLine(reply)
 	a.printf("\n")
 	if len(reply.Nodes) == 0 {
-		a.printf("No nodes. An agent appears here once it has connected: journalctl -u warren-agent\n")
+		a.printf("No nodes. An agent appears here once it has connected: see the agents' logs\n")
 		return nil
 	}
 	if err := a.nodeTable(reply, f.output.wide()); err != nil {

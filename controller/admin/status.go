@@ -125,7 +125,7 @@ func (s *Server) nodeProblems(state publish.NodeState, node string, enrolled int
 	}
 	switch {
 	case state.Node == "":
-		add(severity, fmt.Sprintf("no agent ever connected; %d enrolled workloads run there", enrolled), "start the agent on this node, with a join token: controller token create --node "+node)
+		add(severity, fmt.Sprintf("no agent ever connected; %d enrolled workloads run there", enrolled), "start the agent on this node; without Kubernetes it needs a join token: controller token create --node "+node)
 	case !state.Connected:
 		add(severity, fmt.Sprintf("not connected since %s; it keeps enforcing version %d", state.Since.UTC().Format(time.RFC3339), state.Acked), "look at the agent's log, and whether it reaches the controller")
 	case state.Nack != "":
@@ -154,7 +154,7 @@ func (s *Server) controllerProblems(c *adminv1.ControllerStatus) []*adminv1.Prob
 	if end := c.GetCaNotAfterUnix(); end != 0 {
 		left := time.Unix(end, 0).Sub(s.cfg.Now())
 		text := "the CA's certificate ends " + time.Unix(end, 0).UTC().Format(time.RFC3339)
-		hint := "put the next root into --ca-roots, then exchange --ca-cert and --ca-key"
+		hint := "agentctl ca rotate; without Kubernetes: put the next root into --ca-roots, then exchange --ca-cert and --ca-key"
 		switch {
 		case left < caError:
 			out = append(out, problem(adminv1.Problem_ERROR, "", "CA", text, hint))

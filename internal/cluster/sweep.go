@@ -51,6 +51,9 @@ func (c *Cluster) leftovers(ctx context.Context) []leftover {
 		{"ConfigMap " + meshConfigMap, func() error { return core.ConfigMaps(ns).Delete(ctx, meshConfigMap, opts) }},
 		{"Lease " + Lease, func() error { return c.Client.CoordinationV1().Leases(ns).Delete(ctx, Lease, opts) }},
 		{"EndpointSlice " + leaderSlice, func() error { return c.Client.DiscoveryV1().EndpointSlices(ns).Delete(ctx, leaderSlice, opts) }},
+		{"EndpointSlice " + leaderSlice + "-v6", func() error {
+			return c.Client.DiscoveryV1().EndpointSlices(ns).Delete(ctx, leaderSlice+"-v6", opts)
+		}},
 		{"Job " + leaveHook, func() error { return c.Client.BatchV1().Jobs(ns).Delete(ctx, leaveHook, opts) }},
 		{"RoleBinding " + leaveHook, func() error { return rbac.RoleBindings(ns).Delete(ctx, leaveHook, opts) }},
 		{"Role " + leaveHook, func() error { return rbac.Roles(ns).Delete(ctx, leaveHook, opts) }},
