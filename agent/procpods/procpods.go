@@ -104,8 +104,9 @@ func (f Finder) firstProcesses(want map[string]mesh.UID) (map[mesh.UID]oldest, e
 // pods' names only the first counts: what is below a pod's own cgroup the pod may have made.
 func podOf(cgroups string) string {
 	for line := range strings.SplitSeq(cgroups, "\n") {
-		_, path, ok := strings.Cut(line, ":") // hierarchy:controllers:path
-		if _, path, ok = strings.Cut(path, ":"); !ok {
+		_, rest, _ := strings.Cut(line, ":") // hierarchy:controllers:path
+		_, path, ok := strings.Cut(rest, ":")
+		if !ok {
 			continue
 		}
 		for part := range strings.SplitSeq(path, "/") {
