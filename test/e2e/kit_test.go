@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,12 +17,16 @@ import (
 	"github.com/warren-mesh/warren/internal/sample"
 	"github.com/warren-mesh/warren/test/e2e/cluster"
 	"github.com/warren-mesh/warren/test/e2e/images"
+	"github.com/warren-mesh/warren/test/e2e/mesh"
 )
 
 // artifacts is what every test's cluster is made of. TestMain sets it.
 var artifacts struct {
 	binDir string
 	images []string
+	dir    string
+	// product builds what shall be installed, the first time it is called.
+	product func() (mesh.Product, error)
 }
 
 // TestMain runs nothing unless WARREN_E2E=1, so that `go test ./...` works on a machine without Kubernetes' binaries.
@@ -45,6 +50,8 @@ func run(m *testing.M) int {
 		artifacts.binDir, err = cluster.Binaries(ctx)
 	}
 	if err == nil {
+		artifacts.dir = dir
+		artifacts.product = sync.OnceValues(func() (mesh.Product, error) { return mesh.Build(ctx, dir, "e2e") })
 		artifacts.images, err = images.Build(ctx, artifacts.binDir, dir)
 	}
 	if err != nil {
@@ -96,6 +103,18 @@ func (k *kube) down() {
 	if err := k.Down(ctx); err != nil {
 		k.tb.Error(err)
 	}
+}
+
+// meshed is a cluster of the test's own with the product installed. args are further ones of agentctl install.
+func meshed(tb testing.TB, name string, edit func(*cluster.Config), args ...string) *mesh.Mesh {
+	tb.Helper()
+	product, err := artifacts.product()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m := mesh.Of(tb, up(tb, name, edit).Cluster, product)
+	m.Install(args...)
+	return m
 }
 
 // with is the same cluster on behalf of a subtest.

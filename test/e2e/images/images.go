@@ -31,6 +31,7 @@ const (
 	Pause   = "localhost/pause:1"
 	CoreDNS = "localhost/coredns:1"
 	Sample  = "localhost/sample:1" // the project's own cmd/sample, as /sample
+	Health  = "localhost/health:1" // answers gRPC health checks
 )
 
 // Image says what an image is made of.
@@ -116,7 +117,7 @@ func Build(ctx context.Context, binDir, dir string) (archives []string, err erro
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	for target, pkg := range map[string]string{"pause": "test/e2e/images/pause", "sample": "cmd/sample"} {
+	for target, pkg := range map[string]string{"pause": "test/e2e/images/pause", "health": "test/e2e/images/health", "sample": "cmd/sample"} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(dir, target), path.Join(module, pkg))
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -126,6 +127,7 @@ func Build(ctx context.Context, binDir, dir string) (archives []string, err erro
 	list := []Image{
 		{Ref: Pause, Files: map[string]string{"/pause": filepath.Join(dir, "pause")}, Entrypoint: []string{"/pause"}, User: "65535"},
 		{Ref: Sample, Files: map[string]string{"/sample": filepath.Join(dir, "sample")}, Entrypoint: []string{"/sample"}},
+		{Ref: Health, Files: map[string]string{"/health": filepath.Join(dir, "health")}, Entrypoint: []string{"/health"}, User: "65535"},
 		{Ref: CoreDNS, Files: map[string]string{"/coredns": filepath.Join(binDir, "coredns")}, Entrypoint: []string{"/coredns"}},
 	}
 	for _, img := range list {
