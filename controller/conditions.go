@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// reportEvery is how often policies' conditions are looked at.
+	// reportEvery is how often conditions of policies and pods are looked at.
 	reportEvery = time.Second
 	// maxReports bounds what is written at a time: the rest follows.
 	maxReports = 20
@@ -36,7 +36,10 @@ type verdict struct {
 	enforced, wants uint32
 }
 
-func (p *policyReporter) run(ctx context.Context) error {
+func (p *policyReporter) run(ctx context.Context) error { return p.controller.regularly(ctx, p.report) }
+
+// regularly calls report every reportEvery once there is something to report, until ctx ends.
+func (c *Controller) regularly(ctx context.Context, report func(context.Context)) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
@@ -45,8 +48,8 @@ func (p *policyReporter) run(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		if p.controller.state.ready() {
-			p.report(ctx)
+		if c.state.ready() {
+			report(ctx)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"time"
 
 	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/controller/kube"
@@ -17,20 +16,7 @@ type podReporter struct {
 	controller *Controller
 }
 
-func (p *podReporter) run(ctx context.Context) error {
-	tick := time.NewTicker(reportEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-		if p.controller.state.ready() {
-			p.report(ctx)
-		}
-	}
-}
+func (p *podReporter) run(ctx context.Context) error { return p.controller.regularly(ctx, p.report) }
 
 // report writes what has changed, so much at a time that churn elsewhere is not held up.
 func (p *podReporter) report(ctx context.Context) {

@@ -164,17 +164,7 @@ func (k *kube) get(pod, url string) (echo sample.Echo, err error) {
 // await waits until f succeeds, at most d.
 func await(tb testing.TB, what string, d time.Duration, f func() error) {
 	tb.Helper()
-	deadline := time.Now().Add(d)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			tb.Fatalf("not within %s: %s: %v", d, what, err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	mesh.Await(tb, what, d, f)
 }
 
 // tap listens for a word in everything that passes between nodes, until the test ends.
