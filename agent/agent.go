@@ -247,7 +247,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	err = errors.Join(err, a.capture.Close())
 	if a.leaving() {
 		a.cfg.Log.Info("the mesh leaves: nothing stays on this node")
-		err = errors.Join(err, a.clearNode())
+		err = errors.Join(err, clearNode(a.cfg))
 	}
 	if ctx.Err() != nil {
 		return nil // asked to stop: what ended because of that is no failure

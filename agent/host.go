@@ -123,7 +123,7 @@ func (a *Agent) followKubelet(ctx context.Context) error {
 	})
 }
 
-// problems are the host's, for status.
+// hostProblems are the host's, for status.
 func (a *Agent) hostProblems() (out []*adminv1.Problem) {
 	add := func(severity adminv1.Problem_Severity, subject, text, hint string) {
 		out = append(out, &adminv1.Problem{Severity: severity, Node: a.cfg.Node, Subject: subject, Text: text, Hint: hint})
@@ -149,10 +149,6 @@ func (a *Agent) hostProblems() (out []*adminv1.Problem) {
 }
 
 // clearNode removes what an agent leaves on its node on purpose: pins, by which pods stay captured, and its state.
-func (a *Agent) clearNode() error {
-	return clearNode(a.cfg)
-}
-
 func clearNode(cfg Config) error {
 	return errors.Join(bpf.Remove(cfg.PinDir), os.RemoveAll(cfg.StateDir))
 }

@@ -144,9 +144,9 @@ func (m *Manager) forget(uid string) {
 func (m *Manager) BundleChanged() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := m.config.Clock()
+	now, bundle := m.config.Clock(), m.config.Bundle()
 	for _, e := range m.entries {
-		if e.svid == nil || e.svid.Verify(m.config.Bundle(), now) != nil {
+		if e.svid == nil || e.svid.Verify(bundle, now) != nil {
 			e.due, e.failures = now, 0
 		}
 	}
@@ -158,9 +158,9 @@ func (m *Manager) BundleChanged() {
 func (m *Manager) RenewUnless(root string) (due int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := m.config.Clock()
+	now, bundle := m.config.Clock(), m.config.Bundle()
 	for _, e := range m.entries {
-		if e.svid == nil || e.svid.Root(m.config.Bundle(), now) != root {
+		if e.svid == nil || e.svid.Root(bundle, now) != root {
 			due++
 			if !e.inFlight {
 				e.due, e.failures = now, 0
@@ -241,9 +241,19 @@ type Status struct {
 	RenewAt   time.Time // when the next issuance is due
 	// State is valid, renewing (valid, and a new one is being asked for), expired or missing.
 	State string
-	Root  string   // fingerprint of the root that vouches for it, "" if none does
 	Err   string   // why the last issuance failed, "" if it did not
 	UIDs  []string // who wants it, sorted
+
+	svid *SVID // nil while there is none
+}
+
+// Root returns the fingerprint of the root of b that vouches for the identity's SVID now, "" if none does or there is no
+// SVID. It verifies signatures, so it is for whoever asks, and done without the manager's lock.
+func (s Status) Root(b *Bundle, now time.Time) string {
+	if s.svid == nil {
+		return ""
+	}
+	return s.svid.Root(b, now)
 }
 
 // Snapshot returns the status of every identity, sorted by id.
@@ -253,18 +263,14 @@ func (m *Manager) Snapshot() []Status {
 	now := m.config.Clock()
 	all := make([]Status, 0, len(m.entries))
 	for _, e := range m.entries {
-		status := e.status(now)
-		if e.svid != nil {
-			status.Root = e.svid.Root(m.config.Bundle(), now)
-		}
-		all = append(all, status)
+		all = append(all, e.status(now))
 	}
 	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.ID, b.ID) })
 	return all
 }
 
 func (e *entry) status(now time.Time) Status {
-	s := Status{ID: e.id, RenewAt: e.due, State: "missing", UIDs: e.sortedUIDs()}
+	s := Status{ID: e.id, RenewAt: e.due, State: "missing", UIDs: e.sortedUIDs(), svid: e.svid}
 	if e.err != nil {
 		s.Err = e.err.Error()
 	}

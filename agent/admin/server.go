@@ -183,9 +183,10 @@ func (s *Server) Authz(_ context.Context, q *adminv1.AuthzRequest) (*adminv1.Aut
 // Certs implements Admin.
 func (s *Server) Certs(context.Context, *adminv1.ListRequest) (*adminv1.CertsReply, error) {
 	out := &adminv1.CertsReply{}
+	bundle, now := s.cfg.Bundle(), time.Now()
 	for _, c := range s.cfg.Certs.Snapshot() {
 		info := &adminv1.CertInfo{
-			Node: s.cfg.Node, SpiffeId: c.ID, Serial: c.Serial, State: c.State, Error: c.Err, Root: c.Root, RenewAtUnix: unixOf(c.RenewAt),
+			Node: s.cfg.Node, SpiffeId: c.ID, Serial: c.Serial, State: c.State, Error: c.Err, Root: c.Root(bundle, now), RenewAtUnix: unixOf(c.RenewAt),
 			NotBeforeUnix: unixOf(c.NotBefore), NotAfterUnix: unixOf(c.NotAfter),
 		}
 		for _, uid := range c.UIDs {
@@ -195,7 +196,6 @@ func (s *Server) Certs(context.Context, *adminv1.ListRequest) (*adminv1.CertsRep
 		}
 		out.Certs = append(out.Certs, info)
 	}
-	bundle := s.cfg.Bundle()
 	for _, td := range bundle.TrustDomains() {
 		info := &adminv1.BundleInfo{Node: s.cfg.Node, TrustDomain: td}
 		for _, root := range bundle.Roots(td) {

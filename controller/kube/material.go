@@ -12,13 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-)
 
-// Keys of CASecret: those of a Secret of type kubernetes.io/tls, which cert-manager writes too.
-const (
-	keyCert  = "tls.crt"
-	keyKey   = "tls.key"
-	keyRoots = "ca.crt" // more roots to trust, or the root of an intermediate
+	"github.com/warren-mesh/warren/ca/rotation"
 )
 
 // Material is the CA's files, as the Secret had them.
@@ -42,7 +37,7 @@ func (c *Cluster) CA(ctx context.Context, dir string, create func() (cert, key [
 		if err != nil {
 			return Material{}, fmt.Errorf("read Secret %s/%s: %w", c.cfg.Namespace, CASecret, err)
 		}
-		if len(secret.Data[keyCert]) > 0 && len(secret.Data[keyKey]) > 0 {
+		if len(secret.Data[rotation.Cert]) > 0 && len(secret.Data[rotation.Key]) > 0 {
 			return writeMaterial(dir, secret.Data)
 		}
 		if !said {
@@ -62,7 +57,7 @@ func (c *Cluster) createCA(ctx context.Context, create func() (cert, key []byte,
 	secret, err := c.client.CoreV1().Secrets(c.cfg.Namespace).Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: CASecret, Labels: partOf()},
 		Type:       corev1.SecretTypeTLS,
-		Data:       map[string][]byte{keyCert: cert, keyKey: key},
+		Data:       map[string][]byte{rotation.Cert: cert, rotation.Key: key},
 	}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return c.client.CoreV1().Secrets(c.cfg.Namespace).Get(ctx, CASecret, metav1.GetOptions{})
@@ -74,14 +69,14 @@ func partOf() map[string]string { return map[string]string{"app.kubernetes.io/pa
 
 // writeMaterial writes files that only their owner reads, to a file system in memory.
 func writeMaterial(dir string, data map[string][]byte) (Material, error) {
-	m := Material{CertFile: filepath.Join(dir, keyCert), KeyFile: filepath.Join(dir, keyKey), secret: data}
+	m := Material{CertFile: filepath.Join(dir, rotation.Cert), KeyFile: filepath.Join(dir, rotation.Key), secret: data}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return Material{}, fmt.Errorf("write the CA's files: %w", err)
 	}
-	files := map[string]string{keyCert: m.CertFile, keyKey: m.KeyFile}
-	if len(bytes.TrimSpace(data[keyRoots])) > 0 {
-		m.RootsFile = filepath.Join(dir, keyRoots)
-		files[keyRoots] = m.RootsFile
+	files := map[string]string{rotation.Cert: m.CertFile, rotation.Key: m.KeyFile}
+	if len(bytes.TrimSpace(data[rotation.Roots])) > 0 {
+		m.RootsFile = filepath.Join(dir, rotation.Roots)
+		files[rotation.Roots] = m.RootsFile
 	}
 	for key, path := range files {
 		if err := os.WriteFile(path, data[key], 0o600); err != nil {
@@ -91,7 +86,7 @@ func writeMaterial(dir string, data map[string][]byte) (Material, error) {
 	return m, nil
 }
 
-// changed tells whether the Secret says something else than the material in use.
+// materialChanged tells whether the Secret says something else than the material in use.
 func (c *Cluster) materialChanged(ctx context.Context, m Material) (bool, error) {
 	secret, err := c.client.CoreV1().Secrets(c.cfg.Namespace).Get(ctx, CASecret, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -100,9 +95,9 @@ func (c *Cluster) materialChanged(ctx context.Context, m Material) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	for _, key := range []string{keyCert, keyKey, keyRoots} {
+	for _, key := range []string{rotation.Cert, rotation.Key, rotation.Roots} {
 		if !bytes.Equal(secret.Data[key], m.secret[key]) {
-			return len(secret.Data[keyCert]) > 0 && len(secret.Data[keyKey]) > 0, nil
+			return len(secret.Data[rotation.Cert]) > 0 && len(secret.Data[rotation.Key]) > 0, nil
 		}
 	}
 	return false, nil
