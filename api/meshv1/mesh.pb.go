@@ -82,6 +82,7 @@ const (
 	AuthorizationPolicy_ALLOW              AuthorizationPolicy_Action = 1
 	AuthorizationPolicy_DENY               AuthorizationPolicy_Action = 2
 	AuthorizationPolicy_AUDIT              AuthorizationPolicy_Action = 3
+	AuthorizationPolicy_CUSTOM             AuthorizationPolicy_Action = 4
 )
 
 // Enum value maps for AuthorizationPolicy_Action.
@@ -91,12 +92,14 @@ var (
 		1: "ALLOW",
 		2: "DENY",
 		3: "AUDIT",
+		4: "CUSTOM",
 	}
 	AuthorizationPolicy_Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED": 0,
 		"ALLOW":              1,
 		"DENY":               2,
 		"AUDIT":              3,
+		"CUSTOM":             4,
 	}
 )
 
@@ -124,7 +127,258 @@ func (x AuthorizationPolicy_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AuthorizationPolicy_Action.Descriptor instead.
 func (AuthorizationPolicy_Action) EnumDescriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{13, 0}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{16, 0}
+}
+
+type Route_Kind int32
+
+const (
+	Route_KIND_UNSPECIFIED Route_Kind = 0
+	Route_HTTP             Route_Kind = 1
+	Route_GRPC             Route_Kind = 2
+)
+
+// Enum value maps for Route_Kind.
+var (
+	Route_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "HTTP",
+		2: "GRPC",
+	}
+	Route_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"HTTP":             1,
+		"GRPC":             2,
+	}
+)
+
+func (x Route_Kind) Enum() *Route_Kind {
+	p := new(Route_Kind)
+	*p = x
+	return p
+}
+
+func (x Route_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Route_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_meshv1_mesh_proto_enumTypes[2].Descriptor()
+}
+
+func (Route_Kind) Type() protoreflect.EnumType {
+	return &file_api_meshv1_mesh_proto_enumTypes[2]
+}
+
+func (x Route_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Route_Kind.Descriptor instead.
+func (Route_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{27, 0}
+}
+
+type RouteMatch_PathKind int32
+
+const (
+	RouteMatch_PREFIX RouteMatch_PathKind = 0
+	RouteMatch_EXACT  RouteMatch_PathKind = 1
+	RouteMatch_REGEX  RouteMatch_PathKind = 2
+)
+
+// Enum value maps for RouteMatch_PathKind.
+var (
+	RouteMatch_PathKind_name = map[int32]string{
+		0: "PREFIX",
+		1: "EXACT",
+		2: "REGEX",
+	}
+	RouteMatch_PathKind_value = map[string]int32{
+		"PREFIX": 0,
+		"EXACT":  1,
+		"REGEX":  2,
+	}
+)
+
+func (x RouteMatch_PathKind) Enum() *RouteMatch_PathKind {
+	p := new(RouteMatch_PathKind)
+	*p = x
+	return p
+}
+
+func (x RouteMatch_PathKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RouteMatch_PathKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_meshv1_mesh_proto_enumTypes[3].Descriptor()
+}
+
+func (RouteMatch_PathKind) Type() protoreflect.EnumType {
+	return &file_api_meshv1_mesh_proto_enumTypes[3]
+}
+
+func (x RouteMatch_PathKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RouteMatch_PathKind.Descriptor instead.
+func (RouteMatch_PathKind) EnumDescriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{30, 0}
+}
+
+type PathChange_Kind int32
+
+const (
+	PathChange_NONE   PathChange_Kind = 0
+	PathChange_FULL   PathChange_Kind = 1
+	PathChange_PREFIX PathChange_Kind = 2
+)
+
+// Enum value maps for PathChange_Kind.
+var (
+	PathChange_Kind_name = map[int32]string{
+		0: "NONE",
+		1: "FULL",
+		2: "PREFIX",
+	}
+	PathChange_Kind_value = map[string]int32{
+		"NONE":   0,
+		"FULL":   1,
+		"PREFIX": 2,
+	}
+)
+
+func (x PathChange_Kind) Enum() *PathChange_Kind {
+	p := new(PathChange_Kind)
+	*p = x
+	return p
+}
+
+func (x PathChange_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PathChange_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_meshv1_mesh_proto_enumTypes[4].Descriptor()
+}
+
+func (PathChange_Kind) Type() protoreflect.EnumType {
+	return &file_api_meshv1_mesh_proto_enumTypes[4]
+}
+
+func (x PathChange_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PathChange_Kind.Descriptor instead.
+func (PathChange_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{35, 0}
+}
+
+type RateLimit_By int32
+
+const (
+	RateLimit_EVERYBODY RateLimit_By = 0
+	RateLimit_IDENTITY  RateLimit_By = 1
+	RateLimit_HEADER    RateLimit_By = 2
+)
+
+// Enum value maps for RateLimit_By.
+var (
+	RateLimit_By_name = map[int32]string{
+		0: "EVERYBODY",
+		1: "IDENTITY",
+		2: "HEADER",
+	}
+	RateLimit_By_value = map[string]int32{
+		"EVERYBODY": 0,
+		"IDENTITY":  1,
+		"HEADER":    2,
+	}
+)
+
+func (x RateLimit_By) Enum() *RateLimit_By {
+	p := new(RateLimit_By)
+	*p = x
+	return p
+}
+
+func (x RateLimit_By) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RateLimit_By) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_meshv1_mesh_proto_enumTypes[5].Descriptor()
+}
+
+func (RateLimit_By) Type() protoreflect.EnumType {
+	return &file_api_meshv1_mesh_proto_enumTypes[5]
+}
+
+func (x RateLimit_By) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RateLimit_By.Descriptor instead.
+func (RateLimit_By) EnumDescriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{45, 0}
+}
+
+type LoadBalancing_Kind int32
+
+const (
+	LoadBalancing_PEAK_EWMA       LoadBalancing_Kind = 0
+	LoadBalancing_ROUND_ROBIN     LoadBalancing_Kind = 1
+	LoadBalancing_LEAST_REQUESTS  LoadBalancing_Kind = 2
+	LoadBalancing_RANDOM          LoadBalancing_Kind = 3
+	LoadBalancing_CONSISTENT_HASH LoadBalancing_Kind = 4
+)
+
+// Enum value maps for LoadBalancing_Kind.
+var (
+	LoadBalancing_Kind_name = map[int32]string{
+		0: "PEAK_EWMA",
+		1: "ROUND_ROBIN",
+		2: "LEAST_REQUESTS",
+		3: "RANDOM",
+		4: "CONSISTENT_HASH",
+	}
+	LoadBalancing_Kind_value = map[string]int32{
+		"PEAK_EWMA":       0,
+		"ROUND_ROBIN":     1,
+		"LEAST_REQUESTS":  2,
+		"RANDOM":          3,
+		"CONSISTENT_HASH": 4,
+	}
+)
+
+func (x LoadBalancing_Kind) Enum() *LoadBalancing_Kind {
+	p := new(LoadBalancing_Kind)
+	*p = x
+	return p
+}
+
+func (x LoadBalancing_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LoadBalancing_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_meshv1_mesh_proto_enumTypes[6].Descriptor()
+}
+
+func (LoadBalancing_Kind) Type() protoreflect.EnumType {
+	return &file_api_meshv1_mesh_proto_enumTypes[6]
+}
+
+func (x LoadBalancing_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LoadBalancing_Kind.Descriptor instead.
+func (LoadBalancing_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{48, 0}
 }
 
 type WatchRequest struct {
@@ -232,7 +486,9 @@ type Hello struct {
 	// The controller run that `version` belongs to; empty if the agent has no state.
 	Epoch string `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The last version enforced, 0 if none.
-	Version       uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	Version uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	// A waypoint's own workload; empty if a node's agent calls.
+	WorkloadUid   string `protobuf:"bytes,4,opt,name=workload_uid,json=workloadUid,proto3" json:"workload_uid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +542,13 @@ func (x *Hello) GetVersion() uint64 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *Hello) GetWorkloadUid() string {
+	if x != nil {
+		return x.WorkloadUid
+	}
+	return ""
 }
 
 // Ack says that the agent now enforces `version`.
@@ -473,8 +736,9 @@ func (x *Update) GetCompiledUnixNano() int64 {
 	return 0
 }
 
-// Resource is one object under its key: workload/<uid>, service/<ns>/<name>, policy/<ns>/<name>, bundle/<trust domain>,
-// namespace/<name>, settings/mesh.
+// Resource is one object under its key: workload/<uid>, service/<ns>/<name>, endpoints/<ns>/<service>/<slice>,
+// policy/<ns>/<name>, bundle/<trust domain>, namespace/<name>, settings/mesh, route/<kind>/<ns>/<name>,
+// traffic/<ns>/<name>, authentication/<ns>/<name>. The last three are for waypoints only.
 type Resource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -486,6 +750,10 @@ type Resource struct {
 	//	*Resource_Bundle
 	//	*Resource_Namespace
 	//	*Resource_Settings
+	//	*Resource_Route
+	//	*Resource_Traffic
+	//	*Resource_Authentication
+	//	*Resource_Endpoints
 	Kind          isResource_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -589,6 +857,42 @@ func (x *Resource) GetSettings() *Settings {
 	return nil
 }
 
+func (x *Resource) GetRoute() *Route {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_Route); ok {
+			return x.Route
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetTraffic() *TrafficPolicy {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_Traffic); ok {
+			return x.Traffic
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetAuthentication() *RequestAuthentication {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_Authentication); ok {
+			return x.Authentication
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetEndpoints() *Endpoints {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_Endpoints); ok {
+			return x.Endpoints
+		}
+	}
+	return nil
+}
+
 type isResource_Kind interface {
 	isResource_Kind()
 }
@@ -617,6 +921,22 @@ type Resource_Settings struct {
 	Settings *Settings `protobuf:"bytes,7,opt,name=settings,proto3,oneof"`
 }
 
+type Resource_Route struct {
+	Route *Route `protobuf:"bytes,8,opt,name=route,proto3,oneof"`
+}
+
+type Resource_Traffic struct {
+	Traffic *TrafficPolicy `protobuf:"bytes,9,opt,name=traffic,proto3,oneof"`
+}
+
+type Resource_Authentication struct {
+	Authentication *RequestAuthentication `protobuf:"bytes,10,opt,name=authentication,proto3,oneof"`
+}
+
+type Resource_Endpoints struct {
+	Endpoints *Endpoints `protobuf:"bytes,11,opt,name=endpoints,proto3,oneof"`
+}
+
 func (*Resource_Workload) isResource_Kind() {}
 
 func (*Resource_Service) isResource_Kind() {}
@@ -628,6 +948,14 @@ func (*Resource_Bundle) isResource_Kind() {}
 func (*Resource_Namespace) isResource_Kind() {}
 
 func (*Resource_Settings) isResource_Kind() {}
+
+func (*Resource_Route) isResource_Kind() {}
+
+func (*Resource_Traffic) isResource_Kind() {}
+
+func (*Resource_Authentication) isResource_Kind() {}
+
+func (*Resource_Endpoints) isResource_Kind() {}
 
 // Namespace is what a node must know of a namespace before it hears of a pod in it.
 type Namespace struct {
@@ -758,8 +1086,16 @@ type Workload struct {
 	Policies []string `protobuf:"bytes,11,rep,name=policies,proto3" json:"policies,omitempty"`
 	Mtls     *MTLS    `protobuf:"bytes,12,opt,name=mtls,proto3" json:"mtls,omitempty"`
 	// Names the owner for people: a Deployment's, or the pod's own.
-	App           string `protobuf:"bytes,13,opt,name=app,proto3" json:"app,omitempty"`
-	HostNetwork   bool   `protobuf:"varint,14,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	App         string `protobuf:"bytes,13,opt,name=app,proto3" json:"app,omitempty"`
+	HostNetwork bool   `protobuf:"varint,14,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	// The waypoint that takes what is sent to the workload's own addresses: its service, "<namespace>/<name>". Empty: none.
+	Waypoint string `protobuf:"bytes,15,opt,name=waypoint,proto3" json:"waypoint,omitempty"`
+	// Service accounts, "<namespace>/<name>", of the waypoints that it takes connections from. If there is one, it takes
+	// connections from nobody else.
+	Through []string `protobuf:"bytes,16,rep,name=through,proto3" json:"through,omitempty"`
+	// The Gateway that it is a waypoint of, "<namespace>/<name>": it is enrolled, speaks HBONE itself, and is never
+	// captured. Empty for every other workload.
+	Gateway       string `protobuf:"bytes,17,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -892,6 +1228,27 @@ func (x *Workload) GetHostNetwork() bool {
 	return false
 }
 
+func (x *Workload) GetWaypoint() string {
+	if x != nil {
+		return x.Waypoint
+	}
+	return ""
+}
+
+func (x *Workload) GetThrough() []string {
+	if x != nil {
+		return x.Through
+	}
+	return nil
+}
+
+func (x *Workload) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
 // MTLS is what PeerAuthentication says about connections into one workload.
 type MTLS struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -973,8 +1330,12 @@ type Service struct {
 	InternalLocal bool `protobuf:"varint,10,opt,name=internal_local,json=internalLocal,proto3" json:"internal_local,omitempty"`
 	// For how long after its last connection a client stays with its endpoint. 0: it does not.
 	AffinitySeconds uint32 `protobuf:"varint,11,opt,name=affinity_seconds,json=affinitySeconds,proto3" json:"affinity_seconds,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The waypoint that takes what is sent to the service: its service, "<namespace>/<name>". Empty: none.
+	Waypoint string `protobuf:"bytes,12,opt,name=waypoint,proto3" json:"waypoint,omitempty"`
+	// Connections to a port may be split among other services without a waypoint: TCPRoute and TLSRoute.
+	Splits        []*Split `protobuf:"bytes,13,rep,name=splits,proto3" json:"splits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
@@ -1084,19 +1445,236 @@ func (x *Service) GetAffinitySeconds() uint32 {
 	return 0
 }
 
+func (x *Service) GetWaypoint() string {
+	if x != nil {
+		return x.Waypoint
+	}
+	return ""
+}
+
+func (x *Service) GetSplits() []*Split {
+	if x != nil {
+		return x.Splits
+	}
+	return nil
+}
+
+// Endpoints are some of a service's, so that a change of one does not send them all.
+type Endpoints struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Slice         string                 `protobuf:"bytes,3,opt,name=slice,proto3" json:"slice,omitempty"`
+	Endpoints     []*Endpoint            `protobuf:"bytes,4,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Endpoints) Reset() {
+	*x = Endpoints{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Endpoints) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Endpoints) ProtoMessage() {}
+
+func (x *Endpoints) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
+func (*Endpoints) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Endpoints) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Endpoints) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Endpoints) GetSlice() string {
+	if x != nil {
+		return x.Slice
+	}
+	return ""
+}
+
+func (x *Endpoints) GetEndpoints() []*Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+// Split says to which services connections to a port go instead, by weight.
+type Split struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Port     uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Backends []*SplitBackend        `protobuf:"bytes,2,rep,name=backends,proto3" json:"backends,omitempty"`
+	// The route that says so, "<kind> <namespace>/<name>".
+	Route         string `protobuf:"bytes,3,opt,name=route,proto3" json:"route,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Split) Reset() {
+	*x = Split{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Split) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Split) ProtoMessage() {}
+
+func (x *Split) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Split.ProtoReflect.Descriptor instead.
+func (*Split) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Split) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Split) GetBackends() []*SplitBackend {
+	if x != nil {
+		return x.Backends
+	}
+	return nil
+}
+
+func (x *Split) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+type SplitBackend struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "<namespace>/<name>"
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Port    uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Weight  uint32 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	// Why connections that fall to it are refused, empty if they are not.
+	Broken        string `protobuf:"bytes,4,opt,name=broken,proto3" json:"broken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitBackend) Reset() {
+	*x = SplitBackend{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitBackend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitBackend) ProtoMessage() {}
+
+func (x *SplitBackend) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitBackend.ProtoReflect.Descriptor instead.
+func (*SplitBackend) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SplitBackend) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *SplitBackend) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *SplitBackend) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *SplitBackend) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
+}
+
 type Port struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Port  uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
 	// The port of every node that leads to it, 0 if none does.
-	NodePort      uint32 `protobuf:"varint,3,opt,name=node_port,json=nodePort,proto3" json:"node_port,omitempty"`
+	NodePort uint32 `protobuf:"varint,3,opt,name=node_port,json=nodePort,proto3" json:"node_port,omitempty"`
+	// What is spoken there: the service's appProtocol, or what its port's name says, in lower case; empty if neither does.
+	AppProtocol   string `protobuf:"bytes,4,opt,name=app_protocol,json=appProtocol,proto3" json:"app_protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[11]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1686,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[11]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1699,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{11}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Port) GetName() string {
@@ -1145,6 +1723,13 @@ func (x *Port) GetNodePort() uint32 {
 	return 0
 }
 
+func (x *Port) GetAppProtocol() string {
+	if x != nil {
+		return x.AppProtocol
+	}
+	return ""
+}
+
 // Endpoint is one backend of a service, with the port number each service port maps to.
 type Endpoint struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1165,7 +1750,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[12]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1762,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[12]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1775,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{12}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Endpoint) GetWorkloadUid() string {
@@ -1250,18 +1835,23 @@ func (x *Endpoint) GetZone() string {
 }
 
 type AuthorizationPolicy struct {
-	state         protoimpl.MessageState     `protogen:"open.v1"`
-	Namespace     string                     `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                     `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Action        AuthorizationPolicy_Action `protobuf:"varint,3,opt,name=action,proto3,enum=warren.mesh.v1.AuthorizationPolicy_Action" json:"action,omitempty"`
-	Rules         []*Rule                    `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
+	state     protoimpl.MessageState     `protogen:"open.v1"`
+	Namespace string                     `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                     `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Action    AuthorizationPolicy_Action `protobuf:"varint,3,opt,name=action,proto3,enum=warren.mesh.v1.AuthorizationPolicy_Action" json:"action,omitempty"`
+	Rules     []*Rule                    `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
+	// What waypoints hold it against beside the workloads that it selects: Services and Gateways that it targets, each
+	// "Service <namespace>/<name>" or "Gateway <namespace>/<name>".
+	Targets []string `protobuf:"bytes,5,rep,name=targets,proto3" json:"targets,omitempty"`
+	// For CUSTOM: who is asked.
+	External      *ExternalAuthorizer `protobuf:"bytes,6,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuthorizationPolicy) Reset() {
 	*x = AuthorizationPolicy{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[13]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1863,7 @@ func (x *AuthorizationPolicy) String() string {
 func (*AuthorizationPolicy) ProtoMessage() {}
 
 func (x *AuthorizationPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[13]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1876,7 @@ func (x *AuthorizationPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicy.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicy) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{13}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AuthorizationPolicy) GetNamespace() string {
@@ -1317,18 +1907,114 @@ func (x *AuthorizationPolicy) GetRules() []*Rule {
 	return nil
 }
 
+func (x *AuthorizationPolicy) GetTargets() []string {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *AuthorizationPolicy) GetExternal() *ExternalAuthorizer {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
+// ExternalAuthorizer is asked about requests over gRPC (envoy.service.auth.v3). No answer is a refusal.
+type ExternalAuthorizer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "<namespace>/<name>" of a service, and its port.
+	Service   string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Port      uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	TimeoutMs uint32 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// How much of a body is sent along, 0 for none.
+	MaxBodyBytes uint32 `protobuf:"varint,4,opt,name=max_body_bytes,json=maxBodyBytes,proto3" json:"max_body_bytes,omitempty"`
+	// Why it cannot be asked, empty if it can: requests are refused then.
+	Broken        string `protobuf:"bytes,5,opt,name=broken,proto3" json:"broken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExternalAuthorizer) Reset() {
+	*x = ExternalAuthorizer{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExternalAuthorizer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExternalAuthorizer) ProtoMessage() {}
+
+func (x *ExternalAuthorizer) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExternalAuthorizer.ProtoReflect.Descriptor instead.
+func (*ExternalAuthorizer) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExternalAuthorizer) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ExternalAuthorizer) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ExternalAuthorizer) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *ExternalAuthorizer) GetMaxBodyBytes() uint32 {
+	if x != nil {
+		return x.MaxBodyBytes
+	}
+	return 0
+}
+
+func (x *ExternalAuthorizer) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
+}
+
 // Rule matches if any `from` matches (or there is none) and any `to` matches (or there is none).
 type Rule struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          []*Source              `protobuf:"bytes,1,rep,name=from,proto3" json:"from,omitempty"`
-	To            []*Operation           `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  []*Source              `protobuf:"bytes,1,rep,name=from,proto3" json:"from,omitempty"`
+	To    []*Operation           `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	// Every one must match. Only waypoints can tell.
+	When          []*Condition `protobuf:"bytes,3,rep,name=when,proto3" json:"when,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[14]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +2026,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[14]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +2039,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{14}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Rule) GetFrom() []*Source {
@@ -1370,6 +2056,76 @@ func (x *Rule) GetTo() []*Operation {
 	return nil
 }
 
+func (x *Rule) GetWhen() []*Condition {
+	if x != nil {
+		return x.When
+	}
+	return nil
+}
+
+// Condition matches if its key has one of values, and none of not_values.
+type Condition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// request.headers[name], request.auth.claims[name] (nested: [a][b]), request.auth.principal, request.auth.audiences,
+	// request.auth.presenter, source.ip, source.namespace, source.principal, destination.port.
+	Key           string   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Values        []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	NotValues     []string `protobuf:"bytes,3,rep,name=not_values,json=notValues,proto3" json:"not_values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Condition) Reset() {
+	*x = Condition{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condition) ProtoMessage() {}
+
+func (x *Condition) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condition.ProtoReflect.Descriptor instead.
+func (*Condition) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Condition) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Condition) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *Condition) GetNotValues() []string {
+	if x != nil {
+		return x.NotValues
+	}
+	return nil
+}
+
 // Source matches if every field that is not empty matches. Strings may be exact, "prefix*", "*suffix" or "*".
 type Source struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1381,15 +2137,18 @@ type Source struct {
 	ServiceAccounts    []string `protobuf:"bytes,5,rep,name=service_accounts,json=serviceAccounts,proto3" json:"service_accounts,omitempty"`
 	NotServiceAccounts []string `protobuf:"bytes,6,rep,name=not_service_accounts,json=notServiceAccounts,proto3" json:"not_service_accounts,omitempty"`
 	// CIDRs.
-	IpBlocks      []string `protobuf:"bytes,7,rep,name=ip_blocks,json=ipBlocks,proto3" json:"ip_blocks,omitempty"`
-	NotIpBlocks   []string `protobuf:"bytes,8,rep,name=not_ip_blocks,json=notIpBlocks,proto3" json:"not_ip_blocks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	IpBlocks    []string `protobuf:"bytes,7,rep,name=ip_blocks,json=ipBlocks,proto3" json:"ip_blocks,omitempty"`
+	NotIpBlocks []string `protobuf:"bytes,8,rep,name=not_ip_blocks,json=notIpBlocks,proto3" json:"not_ip_blocks,omitempty"`
+	// "<issuer>/<subject>" of a JWT. Only waypoints can tell.
+	RequestPrincipals    []string `protobuf:"bytes,9,rep,name=request_principals,json=requestPrincipals,proto3" json:"request_principals,omitempty"`
+	NotRequestPrincipals []string `protobuf:"bytes,10,rep,name=not_request_principals,json=notRequestPrincipals,proto3" json:"not_request_principals,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[15]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +2160,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[15]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +2173,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{15}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Source) GetPrincipals() []string {
@@ -1473,17 +2232,39 @@ func (x *Source) GetNotIpBlocks() []string {
 	return nil
 }
 
+func (x *Source) GetRequestPrincipals() []string {
+	if x != nil {
+		return x.RequestPrincipals
+	}
+	return nil
+}
+
+func (x *Source) GetNotRequestPrincipals() []string {
+	if x != nil {
+		return x.NotRequestPrincipals
+	}
+	return nil
+}
+
+// Operation: hosts, methods and paths can be told by waypoints only. A connection that no waypoint has read matches them
+// in a DENY, and does not in an ALLOW.
 type Operation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ports         []uint32               `protobuf:"varint,1,rep,packed,name=ports,proto3" json:"ports,omitempty"`
 	NotPorts      []uint32               `protobuf:"varint,2,rep,packed,name=not_ports,json=notPorts,proto3" json:"not_ports,omitempty"`
+	Hosts         []string               `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	NotHosts      []string               `protobuf:"bytes,4,rep,name=not_hosts,json=notHosts,proto3" json:"not_hosts,omitempty"`
+	Methods       []string               `protobuf:"bytes,5,rep,name=methods,proto3" json:"methods,omitempty"`
+	NotMethods    []string               `protobuf:"bytes,6,rep,name=not_methods,json=notMethods,proto3" json:"not_methods,omitempty"`
+	Paths         []string               `protobuf:"bytes,7,rep,name=paths,proto3" json:"paths,omitempty"`
+	NotPaths      []string               `protobuf:"bytes,8,rep,name=not_paths,json=notPaths,proto3" json:"not_paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[16]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1495,7 +2276,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[16]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1508,7 +2289,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{16}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Operation) GetPorts() []uint32 {
@@ -1525,6 +2306,48 @@ func (x *Operation) GetNotPorts() []uint32 {
 	return nil
 }
 
+func (x *Operation) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *Operation) GetNotHosts() []string {
+	if x != nil {
+		return x.NotHosts
+	}
+	return nil
+}
+
+func (x *Operation) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *Operation) GetNotMethods() []string {
+	if x != nil {
+		return x.NotMethods
+	}
+	return nil
+}
+
+func (x *Operation) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *Operation) GetNotPaths() []string {
+	if x != nil {
+		return x.NotPaths
+	}
+	return nil
+}
+
 type TrustBundle struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	TrustDomain string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
@@ -1536,7 +2359,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_api_meshv1_mesh_proto_msgTypes[17]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +2371,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_api_meshv1_mesh_proto_msgTypes[17]
+	mi := &file_api_meshv1_mesh_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +2384,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{17}
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TrustBundle) GetTrustDomain() string {
@@ -1578,6 +2401,2062 @@ func (x *TrustBundle) GetRoots() [][]byte {
 	return nil
 }
 
+// RequestAuthentication says whose JWTs are taken. A request with a token that is not valid is refused; one without a
+// token passes, and has no request principal.
+type RequestAuthentication struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// As AuthorizationPolicy.targets.
+	Targets []string `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	// UIDs of the workloads that it selects.
+	Workloads     []string   `protobuf:"bytes,4,rep,name=workloads,proto3" json:"workloads,omitempty"`
+	Rules         []*JWTRule `protobuf:"bytes,5,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestAuthentication) Reset() {
+	*x = RequestAuthentication{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestAuthentication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestAuthentication) ProtoMessage() {}
+
+func (x *RequestAuthentication) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestAuthentication.ProtoReflect.Descriptor instead.
+func (*RequestAuthentication) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RequestAuthentication) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RequestAuthentication) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RequestAuthentication) GetTargets() []string {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *RequestAuthentication) GetWorkloads() []string {
+	if x != nil {
+		return x.Workloads
+	}
+	return nil
+}
+
+func (x *RequestAuthentication) GetRules() []*JWTRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type JWTRule struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Issuer    string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Audiences []string               `protobuf:"bytes,2,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// A JWK set in JSON, or where one is; not both.
+	Jwks    string `protobuf:"bytes,3,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	JwksUri string `protobuf:"bytes,4,opt,name=jwks_uri,json=jwksUri,proto3" json:"jwks_uri,omitempty"`
+	// Where tokens are looked for; none: `Authorization: Bearer`.
+	FromHeaders          []*JWTHeader `protobuf:"bytes,5,rep,name=from_headers,json=fromHeaders,proto3" json:"from_headers,omitempty"`
+	FromParams           []string     `protobuf:"bytes,6,rep,name=from_params,json=fromParams,proto3" json:"from_params,omitempty"`
+	FromCookies          []string     `protobuf:"bytes,7,rep,name=from_cookies,json=fromCookies,proto3" json:"from_cookies,omitempty"`
+	ForwardOriginalToken bool         `protobuf:"varint,8,opt,name=forward_original_token,json=forwardOriginalToken,proto3" json:"forward_original_token,omitempty"`
+	// The header in which the verified claims are handed on, base64url; empty: not.
+	OutputPayloadToHeader string           `protobuf:"bytes,9,opt,name=output_payload_to_header,json=outputPayloadToHeader,proto3" json:"output_payload_to_header,omitempty"`
+	ClaimsToHeaders       []*ClaimToHeader `protobuf:"bytes,10,rep,name=claims_to_headers,json=claimsToHeaders,proto3" json:"claims_to_headers,omitempty"`
+	TimeoutMs             uint32           `protobuf:"varint,11,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *JWTRule) Reset() {
+	*x = JWTRule{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTRule) ProtoMessage() {}
+
+func (x *JWTRule) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTRule.ProtoReflect.Descriptor instead.
+func (*JWTRule) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *JWTRule) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *JWTRule) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *JWTRule) GetJwks() string {
+	if x != nil {
+		return x.Jwks
+	}
+	return ""
+}
+
+func (x *JWTRule) GetJwksUri() string {
+	if x != nil {
+		return x.JwksUri
+	}
+	return ""
+}
+
+func (x *JWTRule) GetFromHeaders() []*JWTHeader {
+	if x != nil {
+		return x.FromHeaders
+	}
+	return nil
+}
+
+func (x *JWTRule) GetFromParams() []string {
+	if x != nil {
+		return x.FromParams
+	}
+	return nil
+}
+
+func (x *JWTRule) GetFromCookies() []string {
+	if x != nil {
+		return x.FromCookies
+	}
+	return nil
+}
+
+func (x *JWTRule) GetForwardOriginalToken() bool {
+	if x != nil {
+		return x.ForwardOriginalToken
+	}
+	return false
+}
+
+func (x *JWTRule) GetOutputPayloadToHeader() string {
+	if x != nil {
+		return x.OutputPayloadToHeader
+	}
+	return ""
+}
+
+func (x *JWTRule) GetClaimsToHeaders() []*ClaimToHeader {
+	if x != nil {
+		return x.ClaimsToHeaders
+	}
+	return nil
+}
+
+func (x *JWTRule) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+type JWTHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Prefix        string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTHeader) Reset() {
+	*x = JWTHeader{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTHeader) ProtoMessage() {}
+
+func (x *JWTHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTHeader.ProtoReflect.Descriptor instead.
+func (*JWTHeader) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *JWTHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JWTHeader) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+type ClaimToHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        string                 `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Claim         string                 `protobuf:"bytes,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimToHeader) Reset() {
+	*x = ClaimToHeader{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimToHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimToHeader) ProtoMessage() {}
+
+func (x *ClaimToHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimToHeader.ProtoReflect.Descriptor instead.
+func (*ClaimToHeader) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ClaimToHeader) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *ClaimToHeader) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+// Route is an HTTPRoute or a GRPCRoute that is attached to services, with its references resolved.
+type Route struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Kind      Route_Kind             `protobuf:"varint,1,opt,name=kind,proto3,enum=warren.mesh.v1.Route_Kind" json:"kind,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Of two routes that match alike, the older wins.
+	CreatedUnix   int64          `protobuf:"varint,4,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
+	Parents       []*RouteParent `protobuf:"bytes,5,rep,name=parents,proto3" json:"parents,omitempty"`
+	Hostnames     []string       `protobuf:"bytes,6,rep,name=hostnames,proto3" json:"hostnames,omitempty"`
+	Rules         []*RouteRule   `protobuf:"bytes,7,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Route) GetKind() Route_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Route_KIND_UNSPECIFIED
+}
+
+func (x *Route) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Route) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Route) GetCreatedUnix() int64 {
+	if x != nil {
+		return x.CreatedUnix
+	}
+	return 0
+}
+
+func (x *Route) GetParents() []*RouteParent {
+	if x != nil {
+		return x.Parents
+	}
+	return nil
+}
+
+func (x *Route) GetHostnames() []string {
+	if x != nil {
+		return x.Hostnames
+	}
+	return nil
+}
+
+func (x *Route) GetRules() []*RouteRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type RouteParent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "<namespace>/<name>"
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// 0: every port.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// A consumer route's own namespace: it is for clients of that namespace only. Empty for a producer route.
+	ConsumerNamespace string `protobuf:"bytes,3,opt,name=consumer_namespace,json=consumerNamespace,proto3" json:"consumer_namespace,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *RouteParent) Reset() {
+	*x = RouteParent{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteParent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteParent) ProtoMessage() {}
+
+func (x *RouteParent) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteParent.ProtoReflect.Descriptor instead.
+func (*RouteParent) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RouteParent) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *RouteParent) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *RouteParent) GetConsumerNamespace() string {
+	if x != nil {
+		return x.ConsumerNamespace
+	}
+	return ""
+}
+
+type RouteRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Any of them; none matches everything.
+	Matches  []*RouteMatch   `protobuf:"bytes,2,rep,name=matches,proto3" json:"matches,omitempty"`
+	Filters  *RouteFilters   `protobuf:"bytes,3,opt,name=filters,proto3" json:"filters,omitempty"`
+	Backends []*RouteBackend `protobuf:"bytes,4,rep,name=backends,proto3" json:"backends,omitempty"`
+	// Milliseconds; 0: none.
+	TimeoutMs        uint32              `protobuf:"varint,5,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	BackendTimeoutMs uint32              `protobuf:"varint,6,opt,name=backend_timeout_ms,json=backendTimeoutMs,proto3" json:"backend_timeout_ms,omitempty"`
+	Retry            *RouteRetry         `protobuf:"bytes,7,opt,name=retry,proto3" json:"retry,omitempty"`
+	Session          *SessionPersistence `protobuf:"bytes,8,opt,name=session,proto3" json:"session,omitempty"`
+	// Why requests that match are answered 500, empty if they are not.
+	Broken        string `protobuf:"bytes,9,opt,name=broken,proto3" json:"broken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteRule) Reset() {
+	*x = RouteRule{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteRule) ProtoMessage() {}
+
+func (x *RouteRule) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteRule.ProtoReflect.Descriptor instead.
+func (*RouteRule) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RouteRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RouteRule) GetMatches() []*RouteMatch {
+	if x != nil {
+		return x.Matches
+	}
+	return nil
+}
+
+func (x *RouteRule) GetFilters() *RouteFilters {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+func (x *RouteRule) GetBackends() []*RouteBackend {
+	if x != nil {
+		return x.Backends
+	}
+	return nil
+}
+
+func (x *RouteRule) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *RouteRule) GetBackendTimeoutMs() uint32 {
+	if x != nil {
+		return x.BackendTimeoutMs
+	}
+	return 0
+}
+
+func (x *RouteRule) GetRetry() *RouteRetry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *RouteRule) GetSession() *SessionPersistence {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *RouteRule) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
+}
+
+type RouteMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: every path. A prefix is one of whole elements.
+	Path     string              `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	PathKind RouteMatch_PathKind `protobuf:"varint,2,opt,name=path_kind,json=pathKind,proto3,enum=warren.mesh.v1.RouteMatch_PathKind" json:"path_kind,omitempty"`
+	Method   string              `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
+	Headers  []*ValueMatch       `protobuf:"bytes,4,rep,name=headers,proto3" json:"headers,omitempty"`
+	Query    []*ValueMatch       `protobuf:"bytes,5,rep,name=query,proto3" json:"query,omitempty"`
+	// Of a GRPCRoute; either may be empty.
+	GrpcService   string `protobuf:"bytes,6,opt,name=grpc_service,json=grpcService,proto3" json:"grpc_service,omitempty"`
+	GrpcMethod    string `protobuf:"bytes,7,opt,name=grpc_method,json=grpcMethod,proto3" json:"grpc_method,omitempty"`
+	GrpcRegex     bool   `protobuf:"varint,8,opt,name=grpc_regex,json=grpcRegex,proto3" json:"grpc_regex,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteMatch) Reset() {
+	*x = RouteMatch{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteMatch) ProtoMessage() {}
+
+func (x *RouteMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
+func (*RouteMatch) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RouteMatch) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RouteMatch) GetPathKind() RouteMatch_PathKind {
+	if x != nil {
+		return x.PathKind
+	}
+	return RouteMatch_PREFIX
+}
+
+func (x *RouteMatch) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *RouteMatch) GetHeaders() []*ValueMatch {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *RouteMatch) GetQuery() []*ValueMatch {
+	if x != nil {
+		return x.Query
+	}
+	return nil
+}
+
+func (x *RouteMatch) GetGrpcService() string {
+	if x != nil {
+		return x.GrpcService
+	}
+	return ""
+}
+
+func (x *RouteMatch) GetGrpcMethod() string {
+	if x != nil {
+		return x.GrpcMethod
+	}
+	return ""
+}
+
+func (x *RouteMatch) GetGrpcRegex() bool {
+	if x != nil {
+		return x.GrpcRegex
+	}
+	return false
+}
+
+type ValueMatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Regex         bool                   `protobuf:"varint,3,opt,name=regex,proto3" json:"regex,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValueMatch) Reset() {
+	*x = ValueMatch{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValueMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValueMatch) ProtoMessage() {}
+
+func (x *ValueMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValueMatch.ProtoReflect.Descriptor instead.
+func (*ValueMatch) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ValueMatch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ValueMatch) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *ValueMatch) GetRegex() bool {
+	if x != nil {
+		return x.Regex
+	}
+	return false
+}
+
+type RouteFilters struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	RequestHeaders  *HeaderModifier        `protobuf:"bytes,1,opt,name=request_headers,json=requestHeaders,proto3" json:"request_headers,omitempty"`
+	ResponseHeaders *HeaderModifier        `protobuf:"bytes,2,opt,name=response_headers,json=responseHeaders,proto3" json:"response_headers,omitempty"`
+	Redirect        *Redirect              `protobuf:"bytes,3,opt,name=redirect,proto3" json:"redirect,omitempty"`
+	Rewrite         *Rewrite               `protobuf:"bytes,4,opt,name=rewrite,proto3" json:"rewrite,omitempty"`
+	Mirrors         []*Mirror              `protobuf:"bytes,5,rep,name=mirrors,proto3" json:"mirrors,omitempty"`
+	Cors            *CORS                  `protobuf:"bytes,6,opt,name=cors,proto3" json:"cors,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RouteFilters) Reset() {
+	*x = RouteFilters{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteFilters) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteFilters) ProtoMessage() {}
+
+func (x *RouteFilters) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteFilters.ProtoReflect.Descriptor instead.
+func (*RouteFilters) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RouteFilters) GetRequestHeaders() *HeaderModifier {
+	if x != nil {
+		return x.RequestHeaders
+	}
+	return nil
+}
+
+func (x *RouteFilters) GetResponseHeaders() *HeaderModifier {
+	if x != nil {
+		return x.ResponseHeaders
+	}
+	return nil
+}
+
+func (x *RouteFilters) GetRedirect() *Redirect {
+	if x != nil {
+		return x.Redirect
+	}
+	return nil
+}
+
+func (x *RouteFilters) GetRewrite() *Rewrite {
+	if x != nil {
+		return x.Rewrite
+	}
+	return nil
+}
+
+func (x *RouteFilters) GetMirrors() []*Mirror {
+	if x != nil {
+		return x.Mirrors
+	}
+	return nil
+}
+
+func (x *RouteFilters) GetCors() *CORS {
+	if x != nil {
+		return x.Cors
+	}
+	return nil
+}
+
+type Header struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Header) Reset() {
+	*x = Header{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Header) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Header) ProtoMessage() {}
+
+func (x *Header) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Header.ProtoReflect.Descriptor instead.
+func (*Header) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Header) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Header) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type HeaderModifier struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Set           []*Header              `protobuf:"bytes,1,rep,name=set,proto3" json:"set,omitempty"`
+	Add           []*Header              `protobuf:"bytes,2,rep,name=add,proto3" json:"add,omitempty"`
+	Remove        []string               `protobuf:"bytes,3,rep,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeaderModifier) Reset() {
+	*x = HeaderModifier{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeaderModifier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeaderModifier) ProtoMessage() {}
+
+func (x *HeaderModifier) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeaderModifier.ProtoReflect.Descriptor instead.
+func (*HeaderModifier) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *HeaderModifier) GetSet() []*Header {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *HeaderModifier) GetAdd() []*Header {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *HeaderModifier) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+// PathChange is how a path changes: as a whole, or the prefix that matched.
+type PathChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          PathChange_Kind        `protobuf:"varint,1,opt,name=kind,proto3,enum=warren.mesh.v1.PathChange_Kind" json:"kind,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathChange) Reset() {
+	*x = PathChange{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathChange) ProtoMessage() {}
+
+func (x *PathChange) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
+func (*PathChange) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *PathChange) GetKind() PathChange_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return PathChange_NONE
+}
+
+func (x *PathChange) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type Redirect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Scheme        string                 `protobuf:"bytes,1,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Path          *PathChange            `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Port          uint32                 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	Status        uint32                 `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Redirect) Reset() {
+	*x = Redirect{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Redirect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Redirect) ProtoMessage() {}
+
+func (x *Redirect) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
+func (*Redirect) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Redirect) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
+func (x *Redirect) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Redirect) GetPath() *PathChange {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *Redirect) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Redirect) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+type Rewrite struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hostname      string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Path          *PathChange            `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rewrite) Reset() {
+	*x = Rewrite{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rewrite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rewrite) ProtoMessage() {}
+
+func (x *Rewrite) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
+func (*Rewrite) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Rewrite) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Rewrite) GetPath() *PathChange {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+type Mirror struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Numerator     uint32                 `protobuf:"varint,3,opt,name=numerator,proto3" json:"numerator,omitempty"`
+	Denominator   uint32                 `protobuf:"varint,4,opt,name=denominator,proto3" json:"denominator,omitempty"`
+	Broken        string                 `protobuf:"bytes,5,opt,name=broken,proto3" json:"broken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mirror) Reset() {
+	*x = Mirror{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mirror) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mirror) ProtoMessage() {}
+
+func (x *Mirror) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
+func (*Mirror) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Mirror) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Mirror) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Mirror) GetNumerator() uint32 {
+	if x != nil {
+		return x.Numerator
+	}
+	return 0
+}
+
+func (x *Mirror) GetDenominator() uint32 {
+	if x != nil {
+		return x.Denominator
+	}
+	return 0
+}
+
+func (x *Mirror) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
+}
+
+type CORS struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	AllowOrigins     []string               `protobuf:"bytes,1,rep,name=allow_origins,json=allowOrigins,proto3" json:"allow_origins,omitempty"`
+	AllowCredentials bool                   `protobuf:"varint,2,opt,name=allow_credentials,json=allowCredentials,proto3" json:"allow_credentials,omitempty"`
+	AllowMethods     []string               `protobuf:"bytes,3,rep,name=allow_methods,json=allowMethods,proto3" json:"allow_methods,omitempty"`
+	AllowHeaders     []string               `protobuf:"bytes,4,rep,name=allow_headers,json=allowHeaders,proto3" json:"allow_headers,omitempty"`
+	ExposeHeaders    []string               `protobuf:"bytes,5,rep,name=expose_headers,json=exposeHeaders,proto3" json:"expose_headers,omitempty"`
+	MaxAgeSeconds    uint32                 `protobuf:"varint,6,opt,name=max_age_seconds,json=maxAgeSeconds,proto3" json:"max_age_seconds,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *CORS) Reset() {
+	*x = CORS{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CORS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CORS) ProtoMessage() {}
+
+func (x *CORS) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CORS.ProtoReflect.Descriptor instead.
+func (*CORS) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *CORS) GetAllowOrigins() []string {
+	if x != nil {
+		return x.AllowOrigins
+	}
+	return nil
+}
+
+func (x *CORS) GetAllowCredentials() bool {
+	if x != nil {
+		return x.AllowCredentials
+	}
+	return false
+}
+
+func (x *CORS) GetAllowMethods() []string {
+	if x != nil {
+		return x.AllowMethods
+	}
+	return nil
+}
+
+func (x *CORS) GetAllowHeaders() []string {
+	if x != nil {
+		return x.AllowHeaders
+	}
+	return nil
+}
+
+func (x *CORS) GetExposeHeaders() []string {
+	if x != nil {
+		return x.ExposeHeaders
+	}
+	return nil
+}
+
+func (x *CORS) GetMaxAgeSeconds() uint32 {
+	if x != nil {
+		return x.MaxAgeSeconds
+	}
+	return 0
+}
+
+type RouteBackend struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Port    uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Weight  uint32                 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	Filters *RouteFilters          `protobuf:"bytes,4,opt,name=filters,proto3" json:"filters,omitempty"`
+	// Why requests that fall to it are answered 500, empty if they are not.
+	Broken        string `protobuf:"bytes,5,opt,name=broken,proto3" json:"broken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteBackend) Reset() {
+	*x = RouteBackend{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteBackend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteBackend) ProtoMessage() {}
+
+func (x *RouteBackend) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteBackend.ProtoReflect.Descriptor instead.
+func (*RouteBackend) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RouteBackend) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *RouteBackend) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *RouteBackend) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *RouteBackend) GetFilters() *RouteFilters {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+func (x *RouteBackend) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
+}
+
+type RouteRetry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Codes []uint32               `protobuf:"varint,1,rep,packed,name=codes,proto3" json:"codes,omitempty"`
+	// Tries after the first.
+	Attempts      uint32 `protobuf:"varint,2,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	BackoffMs     uint32 `protobuf:"varint,3,opt,name=backoff_ms,json=backoffMs,proto3" json:"backoff_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteRetry) Reset() {
+	*x = RouteRetry{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteRetry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteRetry) ProtoMessage() {}
+
+func (x *RouteRetry) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteRetry.ProtoReflect.Descriptor instead.
+func (*RouteRetry) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RouteRetry) GetCodes() []uint32 {
+	if x != nil {
+		return x.Codes
+	}
+	return nil
+}
+
+func (x *RouteRetry) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *RouteRetry) GetBackoffMs() uint32 {
+	if x != nil {
+		return x.BackoffMs
+	}
+	return 0
+}
+
+type SessionPersistence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Cookie, or else a header.
+	Cookie bool `protobuf:"varint,2,opt,name=cookie,proto3" json:"cookie,omitempty"`
+	// Seconds, 0: for as long as the client keeps it.
+	AbsoluteTimeout uint32 `protobuf:"varint,3,opt,name=absolute_timeout,json=absoluteTimeout,proto3" json:"absolute_timeout,omitempty"`
+	IdleTimeout     uint32 `protobuf:"varint,4,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	Permanent       bool   `protobuf:"varint,5,opt,name=permanent,proto3" json:"permanent,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SessionPersistence) Reset() {
+	*x = SessionPersistence{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionPersistence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionPersistence) ProtoMessage() {}
+
+func (x *SessionPersistence) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionPersistence.ProtoReflect.Descriptor instead.
+func (*SessionPersistence) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *SessionPersistence) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SessionPersistence) GetCookie() bool {
+	if x != nil {
+		return x.Cookie
+	}
+	return false
+}
+
+func (x *SessionPersistence) GetAbsoluteTimeout() uint32 {
+	if x != nil {
+		return x.AbsoluteTimeout
+	}
+	return 0
+}
+
+func (x *SessionPersistence) GetIdleTimeout() uint32 {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return 0
+}
+
+func (x *SessionPersistence) GetPermanent() bool {
+	if x != nil {
+		return x.Permanent
+	}
+	return false
+}
+
+// TrafficPolicy is what is done to requests on their way to services, or by routes, beside routing.
+type TrafficPolicy struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// "Service <namespace>/<name>", "HTTPRoute <namespace>/<name>" or "GRPCRoute <namespace>/<name>", the latter two also
+	// with "/<rule>".
+	Targets       []string          `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	CreatedUnix   int64             `protobuf:"varint,4,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
+	Fault         *Fault            `protobuf:"bytes,5,opt,name=fault,proto3" json:"fault,omitempty"`
+	RateLimits    []*RateLimit      `protobuf:"bytes,6,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
+	Outlier       *OutlierDetection `protobuf:"bytes,7,opt,name=outlier,proto3" json:"outlier,omitempty"`
+	Connections   *ConnectionLimits `protobuf:"bytes,8,opt,name=connections,proto3" json:"connections,omitempty"`
+	LoadBalancing *LoadBalancing    `protobuf:"bytes,9,opt,name=load_balancing,json=loadBalancing,proto3" json:"load_balancing,omitempty"`
+	RetryBudget   *RetryBudget      `protobuf:"bytes,10,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrafficPolicy) Reset() {
+	*x = TrafficPolicy{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrafficPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrafficPolicy) ProtoMessage() {}
+
+func (x *TrafficPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrafficPolicy.ProtoReflect.Descriptor instead.
+func (*TrafficPolicy) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *TrafficPolicy) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TrafficPolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TrafficPolicy) GetTargets() []string {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetCreatedUnix() int64 {
+	if x != nil {
+		return x.CreatedUnix
+	}
+	return 0
+}
+
+func (x *TrafficPolicy) GetFault() *Fault {
+	if x != nil {
+		return x.Fault
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetRateLimits() []*RateLimit {
+	if x != nil {
+		return x.RateLimits
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetOutlier() *OutlierDetection {
+	if x != nil {
+		return x.Outlier
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetConnections() *ConnectionLimits {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetLoadBalancing() *LoadBalancing {
+	if x != nil {
+		return x.LoadBalancing
+	}
+	return nil
+}
+
+func (x *TrafficPolicy) GetRetryBudget() *RetryBudget {
+	if x != nil {
+		return x.RetryBudget
+	}
+	return nil
+}
+
+type Fault struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Parts of 10,000 requests.
+	DelayPerMyriad uint32 `protobuf:"varint,1,opt,name=delay_per_myriad,json=delayPerMyriad,proto3" json:"delay_per_myriad,omitempty"`
+	DelayMs        uint32 `protobuf:"varint,2,opt,name=delay_ms,json=delayMs,proto3" json:"delay_ms,omitempty"`
+	AbortPerMyriad uint32 `protobuf:"varint,3,opt,name=abort_per_myriad,json=abortPerMyriad,proto3" json:"abort_per_myriad,omitempty"`
+	AbortStatus    uint32 `protobuf:"varint,4,opt,name=abort_status,json=abortStatus,proto3" json:"abort_status,omitempty"`
+	// Only for requests with all of these headers; none: every request.
+	Headers       []*ValueMatch `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fault) Reset() {
+	*x = Fault{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fault) ProtoMessage() {}
+
+func (x *Fault) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fault.ProtoReflect.Descriptor instead.
+func (*Fault) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Fault) GetDelayPerMyriad() uint32 {
+	if x != nil {
+		return x.DelayPerMyriad
+	}
+	return 0
+}
+
+func (x *Fault) GetDelayMs() uint32 {
+	if x != nil {
+		return x.DelayMs
+	}
+	return 0
+}
+
+func (x *Fault) GetAbortPerMyriad() uint32 {
+	if x != nil {
+		return x.AbortPerMyriad
+	}
+	return 0
+}
+
+func (x *Fault) GetAbortStatus() uint32 {
+	if x != nil {
+		return x.AbortStatus
+	}
+	return 0
+}
+
+func (x *Fault) GetHeaders() []*ValueMatch {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+// RateLimit holds each client, header's value or everybody together to a rate.
+type RateLimit struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	By       RateLimit_By           `protobuf:"varint,2,opt,name=by,proto3,enum=warren.mesh.v1.RateLimit_By" json:"by,omitempty"`
+	Header   string                 `protobuf:"bytes,3,opt,name=header,proto3" json:"header,omitempty"`
+	Requests uint32                 `protobuf:"varint,4,opt,name=requests,proto3" json:"requests,omitempty"`
+	PeriodMs uint32                 `protobuf:"varint,5,opt,name=period_ms,json=periodMs,proto3" json:"period_ms,omitempty"`
+	Burst    uint32                 `protobuf:"varint,6,opt,name=burst,proto3" json:"burst,omitempty"`
+	// Only for requests with all of these headers; none: every request.
+	Headers       []*ValueMatch `protobuf:"bytes,7,rep,name=headers,proto3" json:"headers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RateLimit) Reset() {
+	*x = RateLimit{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RateLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RateLimit) ProtoMessage() {}
+
+func (x *RateLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
+func (*RateLimit) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *RateLimit) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RateLimit) GetBy() RateLimit_By {
+	if x != nil {
+		return x.By
+	}
+	return RateLimit_EVERYBODY
+}
+
+func (x *RateLimit) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *RateLimit) GetRequests() uint32 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *RateLimit) GetPeriodMs() uint32 {
+	if x != nil {
+		return x.PeriodMs
+	}
+	return 0
+}
+
+func (x *RateLimit) GetBurst() uint32 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
+func (x *RateLimit) GetHeaders() []*ValueMatch {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+type OutlierDetection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Failures (5xx, or no answer) in a row after which an endpoint is left out.
+	ConsecutiveErrors uint32 `protobuf:"varint,1,opt,name=consecutive_errors,json=consecutiveErrors,proto3" json:"consecutive_errors,omitempty"`
+	BaseEjectionMs    uint32 `protobuf:"varint,2,opt,name=base_ejection_ms,json=baseEjectionMs,proto3" json:"base_ejection_ms,omitempty"`
+	MaxEjectionMs     uint32 `protobuf:"varint,3,opt,name=max_ejection_ms,json=maxEjectionMs,proto3" json:"max_ejection_ms,omitempty"`
+	// At most this part of the endpoints, per cent.
+	MaxEjectedPercent uint32 `protobuf:"varint,4,opt,name=max_ejected_percent,json=maxEjectedPercent,proto3" json:"max_ejected_percent,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *OutlierDetection) Reset() {
+	*x = OutlierDetection{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutlierDetection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutlierDetection) ProtoMessage() {}
+
+func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
+func (*OutlierDetection) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *OutlierDetection) GetConsecutiveErrors() uint32 {
+	if x != nil {
+		return x.ConsecutiveErrors
+	}
+	return 0
+}
+
+func (x *OutlierDetection) GetBaseEjectionMs() uint32 {
+	if x != nil {
+		return x.BaseEjectionMs
+	}
+	return 0
+}
+
+func (x *OutlierDetection) GetMaxEjectionMs() uint32 {
+	if x != nil {
+		return x.MaxEjectionMs
+	}
+	return 0
+}
+
+func (x *OutlierDetection) GetMaxEjectedPercent() uint32 {
+	if x != nil {
+		return x.MaxEjectedPercent
+	}
+	return 0
+}
+
+type ConnectionLimits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Requests at once to one service; those above are answered 503. 0: no limit.
+	MaxRequests uint32 `protobuf:"varint,1,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// Connections at once to one endpoint; requests above wait for one. 0: no limit.
+	MaxConnectionsPerEndpoint uint32 `protobuf:"varint,2,opt,name=max_connections_per_endpoint,json=maxConnectionsPerEndpoint,proto3" json:"max_connections_per_endpoint,omitempty"`
+	MaxPending                uint32 `protobuf:"varint,3,opt,name=max_pending,json=maxPending,proto3" json:"max_pending,omitempty"`
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
+}
+
+func (x *ConnectionLimits) Reset() {
+	*x = ConnectionLimits{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectionLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectionLimits) ProtoMessage() {}
+
+func (x *ConnectionLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectionLimits.ProtoReflect.Descriptor instead.
+func (*ConnectionLimits) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ConnectionLimits) GetMaxRequests() uint32 {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return 0
+}
+
+func (x *ConnectionLimits) GetMaxConnectionsPerEndpoint() uint32 {
+	if x != nil {
+		return x.MaxConnectionsPerEndpoint
+	}
+	return 0
+}
+
+func (x *ConnectionLimits) GetMaxPending() uint32 {
+	if x != nil {
+		return x.MaxPending
+	}
+	return 0
+}
+
+type LoadBalancing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  LoadBalancing_Kind     `protobuf:"varint,1,opt,name=kind,proto3,enum=warren.mesh.v1.LoadBalancing_Kind" json:"kind,omitempty"`
+	// What is hashed: one of them.
+	HashHeader string `protobuf:"bytes,2,opt,name=hash_header,json=hashHeader,proto3" json:"hash_header,omitempty"`
+	HashCookie string `protobuf:"bytes,3,opt,name=hash_cookie,json=hashCookie,proto3" json:"hash_cookie,omitempty"`
+	HashQuery  string `protobuf:"bytes,4,opt,name=hash_query,json=hashQuery,proto3" json:"hash_query,omitempty"`
+	HashSource bool   `protobuf:"varint,5,opt,name=hash_source,json=hashSource,proto3" json:"hash_source,omitempty"`
+	// Endpoints of the client's zone first, others only as far as those do not suffice.
+	LocalityFailover bool `protobuf:"varint,6,opt,name=locality_failover,json=localityFailover,proto3" json:"locality_failover,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *LoadBalancing) Reset() {
+	*x = LoadBalancing{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancing) ProtoMessage() {}
+
+func (x *LoadBalancing) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancing.ProtoReflect.Descriptor instead.
+func (*LoadBalancing) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *LoadBalancing) GetKind() LoadBalancing_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return LoadBalancing_PEAK_EWMA
+}
+
+func (x *LoadBalancing) GetHashHeader() string {
+	if x != nil {
+		return x.HashHeader
+	}
+	return ""
+}
+
+func (x *LoadBalancing) GetHashCookie() string {
+	if x != nil {
+		return x.HashCookie
+	}
+	return ""
+}
+
+func (x *LoadBalancing) GetHashQuery() string {
+	if x != nil {
+		return x.HashQuery
+	}
+	return ""
+}
+
+func (x *LoadBalancing) GetHashSource() bool {
+	if x != nil {
+		return x.HashSource
+	}
+	return false
+}
+
+func (x *LoadBalancing) GetLocalityFailover() bool {
+	if x != nil {
+		return x.LocalityFailover
+	}
+	return false
+}
+
+type RetryBudget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Retries at once, per cent of the requests at once.
+	Percent             uint32 `protobuf:"varint,1,opt,name=percent,proto3" json:"percent,omitempty"`
+	MinRetriesPerSecond uint32 `protobuf:"varint,2,opt,name=min_retries_per_second,json=minRetriesPerSecond,proto3" json:"min_retries_per_second,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *RetryBudget) Reset() {
+	*x = RetryBudget{}
+	mi := &file_api_meshv1_mesh_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryBudget) ProtoMessage() {}
+
+func (x *RetryBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_api_meshv1_mesh_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
+func (*RetryBudget) Descriptor() ([]byte, []int) {
+	return file_api_meshv1_mesh_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RetryBudget) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *RetryBudget) GetMinRetriesPerSecond() uint32 {
+	if x != nil {
+		return x.MinRetriesPerSecond
+	}
+	return 0
+}
+
 var File_api_meshv1_mesh_proto protoreflect.FileDescriptor
 
 const file_api_meshv1_mesh_proto_rawDesc = "" +
@@ -1587,11 +4466,12 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\x05hello\x18\x01 \x01(\v2\x15.warren.mesh.v1.HelloH\x00R\x05hello\x12'\n" +
 	"\x03ack\x18\x02 \x01(\v2\x13.warren.mesh.v1.AckH\x00R\x03ack\x12*\n" +
 	"\x04nack\x18\x03 \x01(\v2\x14.warren.mesh.v1.NackH\x00R\x04nackB\x06\n" +
-	"\x04kind\"\\\n" +
+	"\x04kind\"\x7f\n" +
 	"\x05Hello\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\x1f\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12!\n" +
+	"\fworkload_uid\x18\x04 \x01(\tR\vworkloadUid\"\x1f\n" +
 	"\x03Ack\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"8\n" +
 	"\x04Nack\x12\x18\n" +
@@ -1603,7 +4483,7 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12*\n" +
 	"\x03set\x18\x04 \x03(\v2\x18.warren.mesh.v1.ResourceR\x03set\x12\x18\n" +
 	"\aremoved\x18\x05 \x03(\tR\aremoved\x12,\n" +
-	"\x12compiled_unix_nano\x18\x06 \x01(\x03R\x10compiledUnixNano\"\xfa\x02\n" +
+	"\x12compiled_unix_nano\x18\x06 \x01(\x03R\x10compiledUnixNano\"\xf0\x04\n" +
 	"\bResource\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x126\n" +
 	"\bworkload\x18\x02 \x01(\v2\x18.warren.mesh.v1.WorkloadH\x00R\bworkload\x123\n" +
@@ -1611,14 +4491,19 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\x06policy\x18\x04 \x01(\v2#.warren.mesh.v1.AuthorizationPolicyH\x00R\x06policy\x125\n" +
 	"\x06bundle\x18\x05 \x01(\v2\x1b.warren.mesh.v1.TrustBundleH\x00R\x06bundle\x129\n" +
 	"\tnamespace\x18\x06 \x01(\v2\x19.warren.mesh.v1.NamespaceH\x00R\tnamespace\x126\n" +
-	"\bsettings\x18\a \x01(\v2\x18.warren.mesh.v1.SettingsH\x00R\bsettingsB\x06\n" +
+	"\bsettings\x18\a \x01(\v2\x18.warren.mesh.v1.SettingsH\x00R\bsettings\x12-\n" +
+	"\x05route\x18\b \x01(\v2\x15.warren.mesh.v1.RouteH\x00R\x05route\x129\n" +
+	"\atraffic\x18\t \x01(\v2\x1d.warren.mesh.v1.TrafficPolicyH\x00R\atraffic\x12O\n" +
+	"\x0eauthentication\x18\n" +
+	" \x01(\v2%.warren.mesh.v1.RequestAuthenticationH\x00R\x0eauthentication\x129\n" +
+	"\tendpoints\x18\v \x01(\v2\x19.warren.mesh.v1.EndpointsH\x00R\tendpointsB\x06\n" +
 	"\x04kind\";\n" +
 	"\tNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\benrolled\x18\x02 \x01(\bR\benrolled\"K\n" +
 	"\bSettings\x12\x18\n" +
 	"\aleaving\x18\x01 \x01(\bR\aleaving\x12%\n" +
-	"\x0enode_addresses\x18\x02 \x03(\fR\rnodeAddresses\"\x94\x03\n" +
+	"\x0enode_addresses\x18\x02 \x03(\fR\rnodeAddresses\"\xe4\x03\n" +
 	"\bWorkload\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -1634,7 +4519,10 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\bpolicies\x18\v \x03(\tR\bpolicies\x12(\n" +
 	"\x04mtls\x18\f \x01(\v2\x14.warren.mesh.v1.MTLSR\x04mtls\x12\x10\n" +
 	"\x03app\x18\r \x01(\tR\x03app\x12!\n" +
-	"\fhost_network\x18\x0e \x01(\bR\vhostNetwork\"\x8e\x02\n" +
+	"\fhost_network\x18\x0e \x01(\bR\vhostNetwork\x12\x1a\n" +
+	"\bwaypoint\x18\x0f \x01(\tR\bwaypoint\x12\x18\n" +
+	"\athrough\x18\x10 \x03(\tR\athrough\x12\x18\n" +
+	"\agateway\x18\x11 \x01(\tR\agateway\"\x8e\x02\n" +
 	"\x04MTLS\x12-\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x19.warren.mesh.v1.MTLS.ModeR\x04mode\x125\n" +
 	"\x05ports\x18\x02 \x03(\v2\x1f.warren.mesh.v1.MTLS.PortsEntryR\x05ports\x12\x16\n" +
@@ -1648,7 +4536,7 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\n" +
 	"PERMISSIVE\x10\x01\x12\n" +
 	"\n" +
-	"\x06STRICT\x10\x02\"\xa4\x03\n" +
+	"\x06STRICT\x10\x02\"\xef\x03\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -1661,11 +4549,28 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\x10prefer_same_node\x18\t \x01(\bR\x0epreferSameNode\x12%\n" +
 	"\x0einternal_local\x18\n" +
 	" \x01(\bR\rinternalLocal\x12)\n" +
-	"\x10affinity_seconds\x18\v \x01(\rR\x0faffinitySeconds\"K\n" +
+	"\x10affinity_seconds\x18\v \x01(\rR\x0faffinitySeconds\x12\x1a\n" +
+	"\bwaypoint\x18\f \x01(\tR\bwaypoint\x12-\n" +
+	"\x06splits\x18\r \x03(\v2\x15.warren.mesh.v1.SplitR\x06splits\"\x91\x01\n" +
+	"\tEndpoints\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x14\n" +
+	"\x05slice\x18\x03 \x01(\tR\x05slice\x126\n" +
+	"\tendpoints\x18\x04 \x03(\v2\x18.warren.mesh.v1.EndpointR\tendpoints\"k\n" +
+	"\x05Split\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x128\n" +
+	"\bbackends\x18\x02 \x03(\v2\x1c.warren.mesh.v1.SplitBackendR\bbackends\x12\x14\n" +
+	"\x05route\x18\x03 \x01(\tR\x05route\"l\n" +
+	"\fSplitBackend\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
+	"\x06weight\x18\x03 \x01(\rR\x06weight\x12\x16\n" +
+	"\x06broken\x18\x04 \x01(\tR\x06broken\"n\n" +
 	"\x04Port\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1b\n" +
-	"\tnode_port\x18\x03 \x01(\rR\bnodePort\"\xd3\x02\n" +
+	"\tnode_port\x18\x03 \x01(\rR\bnodePort\x12!\n" +
+	"\fapp_protocol\x18\x04 \x01(\tR\vappProtocol\"\xd3\x02\n" +
 	"\bEndpoint\x12!\n" +
 	"\fworkload_uid\x18\x01 \x01(\tR\vworkloadUid\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\fR\taddresses\x12L\n" +
@@ -1677,20 +4582,37 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\x04zone\x18\b \x01(\tR\x04zone\x1a>\n" +
 	"\x10TargetPortsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xf9\x01\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xdf\x02\n" +
 	"\x13AuthorizationPolicy\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12B\n" +
 	"\x06action\x18\x03 \x01(\x0e2*.warren.mesh.v1.AuthorizationPolicy.ActionR\x06action\x12*\n" +
-	"\x05rules\x18\x04 \x03(\v2\x14.warren.mesh.v1.RuleR\x05rules\"@\n" +
+	"\x05rules\x18\x04 \x03(\v2\x14.warren.mesh.v1.RuleR\x05rules\x12\x18\n" +
+	"\atargets\x18\x05 \x03(\tR\atargets\x12>\n" +
+	"\bexternal\x18\x06 \x01(\v2\".warren.mesh.v1.ExternalAuthorizerR\bexternal\"L\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05ALLOW\x10\x01\x12\b\n" +
 	"\x04DENY\x10\x02\x12\t\n" +
-	"\x05AUDIT\x10\x03\"]\n" +
+	"\x05AUDIT\x10\x03\x12\n" +
+	"\n" +
+	"\x06CUSTOM\x10\x04\"\x9f\x01\n" +
+	"\x12ExternalAuthorizer\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\rR\ttimeoutMs\x12$\n" +
+	"\x0emax_body_bytes\x18\x04 \x01(\rR\fmaxBodyBytes\x12\x16\n" +
+	"\x06broken\x18\x05 \x01(\tR\x06broken\"\x8c\x01\n" +
 	"\x04Rule\x12*\n" +
 	"\x04from\x18\x01 \x03(\v2\x16.warren.mesh.v1.SourceR\x04from\x12)\n" +
-	"\x02to\x18\x02 \x03(\v2\x19.warren.mesh.v1.OperationR\x02to\"\xb4\x02\n" +
+	"\x02to\x18\x02 \x03(\v2\x19.warren.mesh.v1.OperationR\x02to\x12-\n" +
+	"\x04when\x18\x03 \x03(\v2\x19.warren.mesh.v1.ConditionR\x04when\"T\n" +
+	"\tCondition\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values\x12\x1d\n" +
+	"\n" +
+	"not_values\x18\x03 \x03(\tR\tnotValues\"\x99\x03\n" +
 	"\x06Source\x12\x1e\n" +
 	"\n" +
 	"principals\x18\x01 \x03(\tR\n" +
@@ -1703,13 +4625,225 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\x10service_accounts\x18\x05 \x03(\tR\x0fserviceAccounts\x120\n" +
 	"\x14not_service_accounts\x18\x06 \x03(\tR\x12notServiceAccounts\x12\x1b\n" +
 	"\tip_blocks\x18\a \x03(\tR\bipBlocks\x12\"\n" +
-	"\rnot_ip_blocks\x18\b \x03(\tR\vnotIpBlocks\">\n" +
+	"\rnot_ip_blocks\x18\b \x03(\tR\vnotIpBlocks\x12-\n" +
+	"\x12request_principals\x18\t \x03(\tR\x11requestPrincipals\x124\n" +
+	"\x16not_request_principals\x18\n" +
+	" \x03(\tR\x14notRequestPrincipals\"\xdf\x01\n" +
 	"\tOperation\x12\x14\n" +
 	"\x05ports\x18\x01 \x03(\rR\x05ports\x12\x1b\n" +
-	"\tnot_ports\x18\x02 \x03(\rR\bnotPorts\"F\n" +
+	"\tnot_ports\x18\x02 \x03(\rR\bnotPorts\x12\x14\n" +
+	"\x05hosts\x18\x03 \x03(\tR\x05hosts\x12\x1b\n" +
+	"\tnot_hosts\x18\x04 \x03(\tR\bnotHosts\x12\x18\n" +
+	"\amethods\x18\x05 \x03(\tR\amethods\x12\x1f\n" +
+	"\vnot_methods\x18\x06 \x03(\tR\n" +
+	"notMethods\x12\x14\n" +
+	"\x05paths\x18\a \x03(\tR\x05paths\x12\x1b\n" +
+	"\tnot_paths\x18\b \x03(\tR\bnotPaths\"F\n" +
 	"\vTrustBundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x14\n" +
-	"\x05roots\x18\x02 \x03(\fR\x05roots2I\n" +
+	"\x05roots\x18\x02 \x03(\fR\x05roots\"\xb0\x01\n" +
+	"\x15RequestAuthentication\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\atargets\x18\x03 \x03(\tR\atargets\x12\x1c\n" +
+	"\tworkloads\x18\x04 \x03(\tR\tworkloads\x12-\n" +
+	"\x05rules\x18\x05 \x03(\v2\x17.warren.mesh.v1.JWTRuleR\x05rules\"\xc9\x03\n" +
+	"\aJWTRule\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x1c\n" +
+	"\taudiences\x18\x02 \x03(\tR\taudiences\x12\x12\n" +
+	"\x04jwks\x18\x03 \x01(\tR\x04jwks\x12\x19\n" +
+	"\bjwks_uri\x18\x04 \x01(\tR\ajwksUri\x12<\n" +
+	"\ffrom_headers\x18\x05 \x03(\v2\x19.warren.mesh.v1.JWTHeaderR\vfromHeaders\x12\x1f\n" +
+	"\vfrom_params\x18\x06 \x03(\tR\n" +
+	"fromParams\x12!\n" +
+	"\ffrom_cookies\x18\a \x03(\tR\vfromCookies\x124\n" +
+	"\x16forward_original_token\x18\b \x01(\bR\x14forwardOriginalToken\x127\n" +
+	"\x18output_payload_to_header\x18\t \x01(\tR\x15outputPayloadToHeader\x12I\n" +
+	"\x11claims_to_headers\x18\n" +
+	" \x03(\v2\x1d.warren.mesh.v1.ClaimToHeaderR\x0fclaimsToHeaders\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\v \x01(\rR\ttimeoutMs\"7\n" +
+	"\tJWTHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\"=\n" +
+	"\rClaimToHeader\x12\x16\n" +
+	"\x06header\x18\x01 \x01(\tR\x06header\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\tR\x05claim\"\xc4\x02\n" +
+	"\x05Route\x12.\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1a.warren.mesh.v1.Route.KindR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12!\n" +
+	"\fcreated_unix\x18\x04 \x01(\x03R\vcreatedUnix\x125\n" +
+	"\aparents\x18\x05 \x03(\v2\x1b.warren.mesh.v1.RouteParentR\aparents\x12\x1c\n" +
+	"\thostnames\x18\x06 \x03(\tR\thostnames\x12/\n" +
+	"\x05rules\x18\a \x03(\v2\x19.warren.mesh.v1.RouteRuleR\x05rules\"0\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04HTTP\x10\x01\x12\b\n" +
+	"\x04GRPC\x10\x02\"j\n" +
+	"\vRouteParent\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12-\n" +
+	"\x12consumer_namespace\x18\x03 \x01(\tR\x11consumerNamespace\"\x9c\x03\n" +
+	"\tRouteRule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
+	"\amatches\x18\x02 \x03(\v2\x1a.warren.mesh.v1.RouteMatchR\amatches\x126\n" +
+	"\afilters\x18\x03 \x01(\v2\x1c.warren.mesh.v1.RouteFiltersR\afilters\x128\n" +
+	"\bbackends\x18\x04 \x03(\v2\x1c.warren.mesh.v1.RouteBackendR\bbackends\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x05 \x01(\rR\ttimeoutMs\x12,\n" +
+	"\x12backend_timeout_ms\x18\x06 \x01(\rR\x10backendTimeoutMs\x120\n" +
+	"\x05retry\x18\a \x01(\v2\x1a.warren.mesh.v1.RouteRetryR\x05retry\x12<\n" +
+	"\asession\x18\b \x01(\v2\".warren.mesh.v1.SessionPersistenceR\asession\x12\x16\n" +
+	"\x06broken\x18\t \x01(\tR\x06broken\"\xf3\x02\n" +
+	"\n" +
+	"RouteMatch\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12@\n" +
+	"\tpath_kind\x18\x02 \x01(\x0e2#.warren.mesh.v1.RouteMatch.PathKindR\bpathKind\x12\x16\n" +
+	"\x06method\x18\x03 \x01(\tR\x06method\x124\n" +
+	"\aheaders\x18\x04 \x03(\v2\x1a.warren.mesh.v1.ValueMatchR\aheaders\x120\n" +
+	"\x05query\x18\x05 \x03(\v2\x1a.warren.mesh.v1.ValueMatchR\x05query\x12!\n" +
+	"\fgrpc_service\x18\x06 \x01(\tR\vgrpcService\x12\x1f\n" +
+	"\vgrpc_method\x18\a \x01(\tR\n" +
+	"grpcMethod\x12\x1d\n" +
+	"\n" +
+	"grpc_regex\x18\b \x01(\bR\tgrpcRegex\",\n" +
+	"\bPathKind\x12\n" +
+	"\n" +
+	"\x06PREFIX\x10\x00\x12\t\n" +
+	"\x05EXACT\x10\x01\x12\t\n" +
+	"\x05REGEX\x10\x02\"L\n" +
+	"\n" +
+	"ValueMatch\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x14\n" +
+	"\x05regex\x18\x03 \x01(\bR\x05regex\"\xe7\x02\n" +
+	"\fRouteFilters\x12G\n" +
+	"\x0frequest_headers\x18\x01 \x01(\v2\x1e.warren.mesh.v1.HeaderModifierR\x0erequestHeaders\x12I\n" +
+	"\x10response_headers\x18\x02 \x01(\v2\x1e.warren.mesh.v1.HeaderModifierR\x0fresponseHeaders\x124\n" +
+	"\bredirect\x18\x03 \x01(\v2\x18.warren.mesh.v1.RedirectR\bredirect\x121\n" +
+	"\arewrite\x18\x04 \x01(\v2\x17.warren.mesh.v1.RewriteR\arewrite\x120\n" +
+	"\amirrors\x18\x05 \x03(\v2\x16.warren.mesh.v1.MirrorR\amirrors\x12(\n" +
+	"\x04cors\x18\x06 \x01(\v2\x14.warren.mesh.v1.CORSR\x04cors\"2\n" +
+	"\x06Header\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"|\n" +
+	"\x0eHeaderModifier\x12(\n" +
+	"\x03set\x18\x01 \x03(\v2\x16.warren.mesh.v1.HeaderR\x03set\x12(\n" +
+	"\x03add\x18\x02 \x03(\v2\x16.warren.mesh.v1.HeaderR\x03add\x12\x16\n" +
+	"\x06remove\x18\x03 \x03(\tR\x06remove\"\x7f\n" +
+	"\n" +
+	"PathChange\x123\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1f.warren.mesh.v1.PathChange.KindR\x04kind\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"&\n" +
+	"\x04Kind\x12\b\n" +
+	"\x04NONE\x10\x00\x12\b\n" +
+	"\x04FULL\x10\x01\x12\n" +
+	"\n" +
+	"\x06PREFIX\x10\x02\"\x9a\x01\n" +
+	"\bRedirect\x12\x16\n" +
+	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12.\n" +
+	"\x04path\x18\x03 \x01(\v2\x1a.warren.mesh.v1.PathChangeR\x04path\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\x12\x16\n" +
+	"\x06status\x18\x05 \x01(\rR\x06status\"U\n" +
+	"\aRewrite\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12.\n" +
+	"\x04path\x18\x02 \x01(\v2\x1a.warren.mesh.v1.PathChangeR\x04path\"\x8e\x01\n" +
+	"\x06Mirror\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1c\n" +
+	"\tnumerator\x18\x03 \x01(\rR\tnumerator\x12 \n" +
+	"\vdenominator\x18\x04 \x01(\rR\vdenominator\x12\x16\n" +
+	"\x06broken\x18\x05 \x01(\tR\x06broken\"\xf1\x01\n" +
+	"\x04CORS\x12#\n" +
+	"\rallow_origins\x18\x01 \x03(\tR\fallowOrigins\x12+\n" +
+	"\x11allow_credentials\x18\x02 \x01(\bR\x10allowCredentials\x12#\n" +
+	"\rallow_methods\x18\x03 \x03(\tR\fallowMethods\x12#\n" +
+	"\rallow_headers\x18\x04 \x03(\tR\fallowHeaders\x12%\n" +
+	"\x0eexpose_headers\x18\x05 \x03(\tR\rexposeHeaders\x12&\n" +
+	"\x0fmax_age_seconds\x18\x06 \x01(\rR\rmaxAgeSeconds\"\xa4\x01\n" +
+	"\fRouteBackend\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
+	"\x06weight\x18\x03 \x01(\rR\x06weight\x126\n" +
+	"\afilters\x18\x04 \x01(\v2\x1c.warren.mesh.v1.RouteFiltersR\afilters\x12\x16\n" +
+	"\x06broken\x18\x05 \x01(\tR\x06broken\"]\n" +
+	"\n" +
+	"RouteRetry\x12\x14\n" +
+	"\x05codes\x18\x01 \x03(\rR\x05codes\x12\x1a\n" +
+	"\battempts\x18\x02 \x01(\rR\battempts\x12\x1d\n" +
+	"\n" +
+	"backoff_ms\x18\x03 \x01(\rR\tbackoffMs\"\xac\x01\n" +
+	"\x12SessionPersistence\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06cookie\x18\x02 \x01(\bR\x06cookie\x12)\n" +
+	"\x10absolute_timeout\x18\x03 \x01(\rR\x0fabsoluteTimeout\x12!\n" +
+	"\fidle_timeout\x18\x04 \x01(\rR\vidleTimeout\x12\x1c\n" +
+	"\tpermanent\x18\x05 \x01(\bR\tpermanent\"\xed\x03\n" +
+	"\rTrafficPolicy\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\atargets\x18\x03 \x03(\tR\atargets\x12!\n" +
+	"\fcreated_unix\x18\x04 \x01(\x03R\vcreatedUnix\x12+\n" +
+	"\x05fault\x18\x05 \x01(\v2\x15.warren.mesh.v1.FaultR\x05fault\x12:\n" +
+	"\vrate_limits\x18\x06 \x03(\v2\x19.warren.mesh.v1.RateLimitR\n" +
+	"rateLimits\x12:\n" +
+	"\aoutlier\x18\a \x01(\v2 .warren.mesh.v1.OutlierDetectionR\aoutlier\x12B\n" +
+	"\vconnections\x18\b \x01(\v2 .warren.mesh.v1.ConnectionLimitsR\vconnections\x12D\n" +
+	"\x0eload_balancing\x18\t \x01(\v2\x1d.warren.mesh.v1.LoadBalancingR\rloadBalancing\x12>\n" +
+	"\fretry_budget\x18\n" +
+	" \x01(\v2\x1b.warren.mesh.v1.RetryBudgetR\vretryBudget\"\xcf\x01\n" +
+	"\x05Fault\x12(\n" +
+	"\x10delay_per_myriad\x18\x01 \x01(\rR\x0edelayPerMyriad\x12\x19\n" +
+	"\bdelay_ms\x18\x02 \x01(\rR\adelayMs\x12(\n" +
+	"\x10abort_per_myriad\x18\x03 \x01(\rR\x0eabortPerMyriad\x12!\n" +
+	"\fabort_status\x18\x04 \x01(\rR\vabortStatus\x124\n" +
+	"\aheaders\x18\x05 \x03(\v2\x1a.warren.mesh.v1.ValueMatchR\aheaders\"\x99\x02\n" +
+	"\tRateLimit\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\x02by\x18\x02 \x01(\x0e2\x1c.warren.mesh.v1.RateLimit.ByR\x02by\x12\x16\n" +
+	"\x06header\x18\x03 \x01(\tR\x06header\x12\x1a\n" +
+	"\brequests\x18\x04 \x01(\rR\brequests\x12\x1b\n" +
+	"\tperiod_ms\x18\x05 \x01(\rR\bperiodMs\x12\x14\n" +
+	"\x05burst\x18\x06 \x01(\rR\x05burst\x124\n" +
+	"\aheaders\x18\a \x03(\v2\x1a.warren.mesh.v1.ValueMatchR\aheaders\"-\n" +
+	"\x02By\x12\r\n" +
+	"\tEVERYBODY\x10\x00\x12\f\n" +
+	"\bIDENTITY\x10\x01\x12\n" +
+	"\n" +
+	"\x06HEADER\x10\x02\"\xc3\x01\n" +
+	"\x10OutlierDetection\x12-\n" +
+	"\x12consecutive_errors\x18\x01 \x01(\rR\x11consecutiveErrors\x12(\n" +
+	"\x10base_ejection_ms\x18\x02 \x01(\rR\x0ebaseEjectionMs\x12&\n" +
+	"\x0fmax_ejection_ms\x18\x03 \x01(\rR\rmaxEjectionMs\x12.\n" +
+	"\x13max_ejected_percent\x18\x04 \x01(\rR\x11maxEjectedPercent\"\x97\x01\n" +
+	"\x10ConnectionLimits\x12!\n" +
+	"\fmax_requests\x18\x01 \x01(\rR\vmaxRequests\x12?\n" +
+	"\x1cmax_connections_per_endpoint\x18\x02 \x01(\rR\x19maxConnectionsPerEndpoint\x12\x1f\n" +
+	"\vmax_pending\x18\x03 \x01(\rR\n" +
+	"maxPending\"\xd3\x02\n" +
+	"\rLoadBalancing\x126\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\".warren.mesh.v1.LoadBalancing.KindR\x04kind\x12\x1f\n" +
+	"\vhash_header\x18\x02 \x01(\tR\n" +
+	"hashHeader\x12\x1f\n" +
+	"\vhash_cookie\x18\x03 \x01(\tR\n" +
+	"hashCookie\x12\x1d\n" +
+	"\n" +
+	"hash_query\x18\x04 \x01(\tR\thashQuery\x12\x1f\n" +
+	"\vhash_source\x18\x05 \x01(\bR\n" +
+	"hashSource\x12+\n" +
+	"\x11locality_failover\x18\x06 \x01(\bR\x10localityFailover\"[\n" +
+	"\x04Kind\x12\r\n" +
+	"\tPEAK_EWMA\x10\x00\x12\x0f\n" +
+	"\vROUND_ROBIN\x10\x01\x12\x12\n" +
+	"\x0eLEAST_REQUESTS\x10\x02\x12\n" +
+	"\n" +
+	"\x06RANDOM\x10\x03\x12\x13\n" +
+	"\x0fCONSISTENT_HASH\x10\x04\"\\\n" +
+	"\vRetryBudget\x12\x18\n" +
+	"\apercent\x18\x01 \x01(\rR\apercent\x123\n" +
+	"\x16min_retries_per_second\x18\x02 \x01(\rR\x13minRetriesPerSecond2I\n" +
 	"\x04Mesh\x12A\n" +
 	"\x05Watch\x12\x1c.warren.mesh.v1.WatchRequest\x1a\x16.warren.mesh.v1.Update(\x010\x01B*Z(github.com/warren-mesh/warren/api/meshv1b\x06proto3"
 
@@ -1725,61 +4859,143 @@ func file_api_meshv1_mesh_proto_rawDescGZIP() []byte {
 	return file_api_meshv1_mesh_proto_rawDescData
 }
 
-var file_api_meshv1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_api_meshv1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_api_meshv1_mesh_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_api_meshv1_mesh_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_api_meshv1_mesh_proto_goTypes = []any{
 	(MTLS_Mode)(0),                  // 0: warren.mesh.v1.MTLS.Mode
 	(AuthorizationPolicy_Action)(0), // 1: warren.mesh.v1.AuthorizationPolicy.Action
-	(*WatchRequest)(nil),            // 2: warren.mesh.v1.WatchRequest
-	(*Hello)(nil),                   // 3: warren.mesh.v1.Hello
-	(*Ack)(nil),                     // 4: warren.mesh.v1.Ack
-	(*Nack)(nil),                    // 5: warren.mesh.v1.Nack
-	(*Update)(nil),                  // 6: warren.mesh.v1.Update
-	(*Resource)(nil),                // 7: warren.mesh.v1.Resource
-	(*Namespace)(nil),               // 8: warren.mesh.v1.Namespace
-	(*Settings)(nil),                // 9: warren.mesh.v1.Settings
-	(*Workload)(nil),                // 10: warren.mesh.v1.Workload
-	(*MTLS)(nil),                    // 11: warren.mesh.v1.MTLS
-	(*Service)(nil),                 // 12: warren.mesh.v1.Service
-	(*Port)(nil),                    // 13: warren.mesh.v1.Port
-	(*Endpoint)(nil),                // 14: warren.mesh.v1.Endpoint
-	(*AuthorizationPolicy)(nil),     // 15: warren.mesh.v1.AuthorizationPolicy
-	(*Rule)(nil),                    // 16: warren.mesh.v1.Rule
-	(*Source)(nil),                  // 17: warren.mesh.v1.Source
-	(*Operation)(nil),               // 18: warren.mesh.v1.Operation
-	(*TrustBundle)(nil),             // 19: warren.mesh.v1.TrustBundle
-	nil,                             // 20: warren.mesh.v1.MTLS.PortsEntry
-	nil,                             // 21: warren.mesh.v1.Endpoint.TargetPortsEntry
+	(Route_Kind)(0),                 // 2: warren.mesh.v1.Route.Kind
+	(RouteMatch_PathKind)(0),        // 3: warren.mesh.v1.RouteMatch.PathKind
+	(PathChange_Kind)(0),            // 4: warren.mesh.v1.PathChange.Kind
+	(RateLimit_By)(0),               // 5: warren.mesh.v1.RateLimit.By
+	(LoadBalancing_Kind)(0),         // 6: warren.mesh.v1.LoadBalancing.Kind
+	(*WatchRequest)(nil),            // 7: warren.mesh.v1.WatchRequest
+	(*Hello)(nil),                   // 8: warren.mesh.v1.Hello
+	(*Ack)(nil),                     // 9: warren.mesh.v1.Ack
+	(*Nack)(nil),                    // 10: warren.mesh.v1.Nack
+	(*Update)(nil),                  // 11: warren.mesh.v1.Update
+	(*Resource)(nil),                // 12: warren.mesh.v1.Resource
+	(*Namespace)(nil),               // 13: warren.mesh.v1.Namespace
+	(*Settings)(nil),                // 14: warren.mesh.v1.Settings
+	(*Workload)(nil),                // 15: warren.mesh.v1.Workload
+	(*MTLS)(nil),                    // 16: warren.mesh.v1.MTLS
+	(*Service)(nil),                 // 17: warren.mesh.v1.Service
+	(*Endpoints)(nil),               // 18: warren.mesh.v1.Endpoints
+	(*Split)(nil),                   // 19: warren.mesh.v1.Split
+	(*SplitBackend)(nil),            // 20: warren.mesh.v1.SplitBackend
+	(*Port)(nil),                    // 21: warren.mesh.v1.Port
+	(*Endpoint)(nil),                // 22: warren.mesh.v1.Endpoint
+	(*AuthorizationPolicy)(nil),     // 23: warren.mesh.v1.AuthorizationPolicy
+	(*ExternalAuthorizer)(nil),      // 24: warren.mesh.v1.ExternalAuthorizer
+	(*Rule)(nil),                    // 25: warren.mesh.v1.Rule
+	(*Condition)(nil),               // 26: warren.mesh.v1.Condition
+	(*Source)(nil),                  // 27: warren.mesh.v1.Source
+	(*Operation)(nil),               // 28: warren.mesh.v1.Operation
+	(*TrustBundle)(nil),             // 29: warren.mesh.v1.TrustBundle
+	(*RequestAuthentication)(nil),   // 30: warren.mesh.v1.RequestAuthentication
+	(*JWTRule)(nil),                 // 31: warren.mesh.v1.JWTRule
+	(*JWTHeader)(nil),               // 32: warren.mesh.v1.JWTHeader
+	(*ClaimToHeader)(nil),           // 33: warren.mesh.v1.ClaimToHeader
+	(*Route)(nil),                   // 34: warren.mesh.v1.Route
+	(*RouteParent)(nil),             // 35: warren.mesh.v1.RouteParent
+	(*RouteRule)(nil),               // 36: warren.mesh.v1.RouteRule
+	(*RouteMatch)(nil),              // 37: warren.mesh.v1.RouteMatch
+	(*ValueMatch)(nil),              // 38: warren.mesh.v1.ValueMatch
+	(*RouteFilters)(nil),            // 39: warren.mesh.v1.RouteFilters
+	(*Header)(nil),                  // 40: warren.mesh.v1.Header
+	(*HeaderModifier)(nil),          // 41: warren.mesh.v1.HeaderModifier
+	(*PathChange)(nil),              // 42: warren.mesh.v1.PathChange
+	(*Redirect)(nil),                // 43: warren.mesh.v1.Redirect
+	(*Rewrite)(nil),                 // 44: warren.mesh.v1.Rewrite
+	(*Mirror)(nil),                  // 45: warren.mesh.v1.Mirror
+	(*CORS)(nil),                    // 46: warren.mesh.v1.CORS
+	(*RouteBackend)(nil),            // 47: warren.mesh.v1.RouteBackend
+	(*RouteRetry)(nil),              // 48: warren.mesh.v1.RouteRetry
+	(*SessionPersistence)(nil),      // 49: warren.mesh.v1.SessionPersistence
+	(*TrafficPolicy)(nil),           // 50: warren.mesh.v1.TrafficPolicy
+	(*Fault)(nil),                   // 51: warren.mesh.v1.Fault
+	(*RateLimit)(nil),               // 52: warren.mesh.v1.RateLimit
+	(*OutlierDetection)(nil),        // 53: warren.mesh.v1.OutlierDetection
+	(*ConnectionLimits)(nil),        // 54: warren.mesh.v1.ConnectionLimits
+	(*LoadBalancing)(nil),           // 55: warren.mesh.v1.LoadBalancing
+	(*RetryBudget)(nil),             // 56: warren.mesh.v1.RetryBudget
+	nil,                             // 57: warren.mesh.v1.MTLS.PortsEntry
+	nil,                             // 58: warren.mesh.v1.Endpoint.TargetPortsEntry
 }
 var file_api_meshv1_mesh_proto_depIdxs = []int32{
-	3,  // 0: warren.mesh.v1.WatchRequest.hello:type_name -> warren.mesh.v1.Hello
-	4,  // 1: warren.mesh.v1.WatchRequest.ack:type_name -> warren.mesh.v1.Ack
-	5,  // 2: warren.mesh.v1.WatchRequest.nack:type_name -> warren.mesh.v1.Nack
-	7,  // 3: warren.mesh.v1.Update.set:type_name -> warren.mesh.v1.Resource
-	10, // 4: warren.mesh.v1.Resource.workload:type_name -> warren.mesh.v1.Workload
-	12, // 5: warren.mesh.v1.Resource.service:type_name -> warren.mesh.v1.Service
-	15, // 6: warren.mesh.v1.Resource.policy:type_name -> warren.mesh.v1.AuthorizationPolicy
-	19, // 7: warren.mesh.v1.Resource.bundle:type_name -> warren.mesh.v1.TrustBundle
-	8,  // 8: warren.mesh.v1.Resource.namespace:type_name -> warren.mesh.v1.Namespace
-	9,  // 9: warren.mesh.v1.Resource.settings:type_name -> warren.mesh.v1.Settings
-	11, // 10: warren.mesh.v1.Workload.mtls:type_name -> warren.mesh.v1.MTLS
-	0,  // 11: warren.mesh.v1.MTLS.mode:type_name -> warren.mesh.v1.MTLS.Mode
-	20, // 12: warren.mesh.v1.MTLS.ports:type_name -> warren.mesh.v1.MTLS.PortsEntry
-	13, // 13: warren.mesh.v1.Service.ports:type_name -> warren.mesh.v1.Port
-	14, // 14: warren.mesh.v1.Service.endpoints:type_name -> warren.mesh.v1.Endpoint
-	21, // 15: warren.mesh.v1.Endpoint.target_ports:type_name -> warren.mesh.v1.Endpoint.TargetPortsEntry
-	1,  // 16: warren.mesh.v1.AuthorizationPolicy.action:type_name -> warren.mesh.v1.AuthorizationPolicy.Action
-	16, // 17: warren.mesh.v1.AuthorizationPolicy.rules:type_name -> warren.mesh.v1.Rule
-	17, // 18: warren.mesh.v1.Rule.from:type_name -> warren.mesh.v1.Source
-	18, // 19: warren.mesh.v1.Rule.to:type_name -> warren.mesh.v1.Operation
-	0,  // 20: warren.mesh.v1.MTLS.PortsEntry.value:type_name -> warren.mesh.v1.MTLS.Mode
-	2,  // 21: warren.mesh.v1.Mesh.Watch:input_type -> warren.mesh.v1.WatchRequest
-	6,  // 22: warren.mesh.v1.Mesh.Watch:output_type -> warren.mesh.v1.Update
-	22, // [22:23] is the sub-list for method output_type
-	21, // [21:22] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	8,  // 0: warren.mesh.v1.WatchRequest.hello:type_name -> warren.mesh.v1.Hello
+	9,  // 1: warren.mesh.v1.WatchRequest.ack:type_name -> warren.mesh.v1.Ack
+	10, // 2: warren.mesh.v1.WatchRequest.nack:type_name -> warren.mesh.v1.Nack
+	12, // 3: warren.mesh.v1.Update.set:type_name -> warren.mesh.v1.Resource
+	15, // 4: warren.mesh.v1.Resource.workload:type_name -> warren.mesh.v1.Workload
+	17, // 5: warren.mesh.v1.Resource.service:type_name -> warren.mesh.v1.Service
+	23, // 6: warren.mesh.v1.Resource.policy:type_name -> warren.mesh.v1.AuthorizationPolicy
+	29, // 7: warren.mesh.v1.Resource.bundle:type_name -> warren.mesh.v1.TrustBundle
+	13, // 8: warren.mesh.v1.Resource.namespace:type_name -> warren.mesh.v1.Namespace
+	14, // 9: warren.mesh.v1.Resource.settings:type_name -> warren.mesh.v1.Settings
+	34, // 10: warren.mesh.v1.Resource.route:type_name -> warren.mesh.v1.Route
+	50, // 11: warren.mesh.v1.Resource.traffic:type_name -> warren.mesh.v1.TrafficPolicy
+	30, // 12: warren.mesh.v1.Resource.authentication:type_name -> warren.mesh.v1.RequestAuthentication
+	18, // 13: warren.mesh.v1.Resource.endpoints:type_name -> warren.mesh.v1.Endpoints
+	16, // 14: warren.mesh.v1.Workload.mtls:type_name -> warren.mesh.v1.MTLS
+	0,  // 15: warren.mesh.v1.MTLS.mode:type_name -> warren.mesh.v1.MTLS.Mode
+	57, // 16: warren.mesh.v1.MTLS.ports:type_name -> warren.mesh.v1.MTLS.PortsEntry
+	21, // 17: warren.mesh.v1.Service.ports:type_name -> warren.mesh.v1.Port
+	22, // 18: warren.mesh.v1.Service.endpoints:type_name -> warren.mesh.v1.Endpoint
+	19, // 19: warren.mesh.v1.Service.splits:type_name -> warren.mesh.v1.Split
+	22, // 20: warren.mesh.v1.Endpoints.endpoints:type_name -> warren.mesh.v1.Endpoint
+	20, // 21: warren.mesh.v1.Split.backends:type_name -> warren.mesh.v1.SplitBackend
+	58, // 22: warren.mesh.v1.Endpoint.target_ports:type_name -> warren.mesh.v1.Endpoint.TargetPortsEntry
+	1,  // 23: warren.mesh.v1.AuthorizationPolicy.action:type_name -> warren.mesh.v1.AuthorizationPolicy.Action
+	25, // 24: warren.mesh.v1.AuthorizationPolicy.rules:type_name -> warren.mesh.v1.Rule
+	24, // 25: warren.mesh.v1.AuthorizationPolicy.external:type_name -> warren.mesh.v1.ExternalAuthorizer
+	27, // 26: warren.mesh.v1.Rule.from:type_name -> warren.mesh.v1.Source
+	28, // 27: warren.mesh.v1.Rule.to:type_name -> warren.mesh.v1.Operation
+	26, // 28: warren.mesh.v1.Rule.when:type_name -> warren.mesh.v1.Condition
+	31, // 29: warren.mesh.v1.RequestAuthentication.rules:type_name -> warren.mesh.v1.JWTRule
+	32, // 30: warren.mesh.v1.JWTRule.from_headers:type_name -> warren.mesh.v1.JWTHeader
+	33, // 31: warren.mesh.v1.JWTRule.claims_to_headers:type_name -> warren.mesh.v1.ClaimToHeader
+	2,  // 32: warren.mesh.v1.Route.kind:type_name -> warren.mesh.v1.Route.Kind
+	35, // 33: warren.mesh.v1.Route.parents:type_name -> warren.mesh.v1.RouteParent
+	36, // 34: warren.mesh.v1.Route.rules:type_name -> warren.mesh.v1.RouteRule
+	37, // 35: warren.mesh.v1.RouteRule.matches:type_name -> warren.mesh.v1.RouteMatch
+	39, // 36: warren.mesh.v1.RouteRule.filters:type_name -> warren.mesh.v1.RouteFilters
+	47, // 37: warren.mesh.v1.RouteRule.backends:type_name -> warren.mesh.v1.RouteBackend
+	48, // 38: warren.mesh.v1.RouteRule.retry:type_name -> warren.mesh.v1.RouteRetry
+	49, // 39: warren.mesh.v1.RouteRule.session:type_name -> warren.mesh.v1.SessionPersistence
+	3,  // 40: warren.mesh.v1.RouteMatch.path_kind:type_name -> warren.mesh.v1.RouteMatch.PathKind
+	38, // 41: warren.mesh.v1.RouteMatch.headers:type_name -> warren.mesh.v1.ValueMatch
+	38, // 42: warren.mesh.v1.RouteMatch.query:type_name -> warren.mesh.v1.ValueMatch
+	41, // 43: warren.mesh.v1.RouteFilters.request_headers:type_name -> warren.mesh.v1.HeaderModifier
+	41, // 44: warren.mesh.v1.RouteFilters.response_headers:type_name -> warren.mesh.v1.HeaderModifier
+	43, // 45: warren.mesh.v1.RouteFilters.redirect:type_name -> warren.mesh.v1.Redirect
+	44, // 46: warren.mesh.v1.RouteFilters.rewrite:type_name -> warren.mesh.v1.Rewrite
+	45, // 47: warren.mesh.v1.RouteFilters.mirrors:type_name -> warren.mesh.v1.Mirror
+	46, // 48: warren.mesh.v1.RouteFilters.cors:type_name -> warren.mesh.v1.CORS
+	40, // 49: warren.mesh.v1.HeaderModifier.set:type_name -> warren.mesh.v1.Header
+	40, // 50: warren.mesh.v1.HeaderModifier.add:type_name -> warren.mesh.v1.Header
+	4,  // 51: warren.mesh.v1.PathChange.kind:type_name -> warren.mesh.v1.PathChange.Kind
+	42, // 52: warren.mesh.v1.Redirect.path:type_name -> warren.mesh.v1.PathChange
+	42, // 53: warren.mesh.v1.Rewrite.path:type_name -> warren.mesh.v1.PathChange
+	39, // 54: warren.mesh.v1.RouteBackend.filters:type_name -> warren.mesh.v1.RouteFilters
+	51, // 55: warren.mesh.v1.TrafficPolicy.fault:type_name -> warren.mesh.v1.Fault
+	52, // 56: warren.mesh.v1.TrafficPolicy.rate_limits:type_name -> warren.mesh.v1.RateLimit
+	53, // 57: warren.mesh.v1.TrafficPolicy.outlier:type_name -> warren.mesh.v1.OutlierDetection
+	54, // 58: warren.mesh.v1.TrafficPolicy.connections:type_name -> warren.mesh.v1.ConnectionLimits
+	55, // 59: warren.mesh.v1.TrafficPolicy.load_balancing:type_name -> warren.mesh.v1.LoadBalancing
+	56, // 60: warren.mesh.v1.TrafficPolicy.retry_budget:type_name -> warren.mesh.v1.RetryBudget
+	38, // 61: warren.mesh.v1.Fault.headers:type_name -> warren.mesh.v1.ValueMatch
+	5,  // 62: warren.mesh.v1.RateLimit.by:type_name -> warren.mesh.v1.RateLimit.By
+	38, // 63: warren.mesh.v1.RateLimit.headers:type_name -> warren.mesh.v1.ValueMatch
+	6,  // 64: warren.mesh.v1.LoadBalancing.kind:type_name -> warren.mesh.v1.LoadBalancing.Kind
+	0,  // 65: warren.mesh.v1.MTLS.PortsEntry.value:type_name -> warren.mesh.v1.MTLS.Mode
+	7,  // 66: warren.mesh.v1.Mesh.Watch:input_type -> warren.mesh.v1.WatchRequest
+	11, // 67: warren.mesh.v1.Mesh.Watch:output_type -> warren.mesh.v1.Update
+	67, // [67:68] is the sub-list for method output_type
+	66, // [66:67] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_api_meshv1_mesh_proto_init() }
@@ -1799,14 +5015,18 @@ func file_api_meshv1_mesh_proto_init() {
 		(*Resource_Bundle)(nil),
 		(*Resource_Namespace)(nil),
 		(*Resource_Settings)(nil),
+		(*Resource_Route)(nil),
+		(*Resource_Traffic)(nil),
+		(*Resource_Authentication)(nil),
+		(*Resource_Endpoints)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_meshv1_mesh_proto_rawDesc), len(file_api_meshv1_mesh_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   20,
+			NumEnums:      7,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
