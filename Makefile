@@ -30,6 +30,7 @@ images-check: ## fail if building the images again, elsewhere, gives other bytes
 	TMPDIR=$$(mktemp -d) go run ./hack/images -out $(BIN)/images-again -arches $(ARCHES) -registry $(REGISTRY) -version $(VERSION)
 	cmp $(BIN)/images/warren-agent.tar $(BIN)/images-again/warren-agent.tar
 	cmp $(BIN)/images/warren-controller.tar $(BIN)/images-again/warren-controller.tar
+	cmp $(BIN)/images/warren-waypoint.tar $(BIN)/images-again/warren-waypoint.tar
 	@rm -rf $(BIN)/images-again
 
 .PHONY: chart-golden

@@ -79,7 +79,8 @@ type Agent struct {
 	cfg        Config
 	reg        *prometheus.Registry
 	bundles    *identity.BundleStore
-	bundleFile *bundleFile
+	vouched    vouched
+	bundleFile *identity.RootsFile
 	manager    *identity.Manager
 	channel    *grpc.ClientConn
 	feed       *feed.Client
@@ -134,8 +135,8 @@ func (a *Agent) identities() error {
 	if err != nil {
 		return fmt.Errorf("--node or --trust-domain: %w", err)
 	}
-	a.bundleFile = &bundleFile{path: a.cfg.TrustBundle, trustDomain: a.cfg.TrustDomain}
-	bundle, err := a.bundleFile.read()
+	a.bundleFile = identity.NewRootsFile(a.cfg.TrustBundle, a.cfg.TrustDomain)
+	bundle, err := a.bundleFile.Read()
 	if err != nil {
 		return err
 	}
@@ -191,9 +192,9 @@ func finder(proc string) enroll.Finder {
 
 func worldOf(s *feed.State) *ztunnel.World { return &ztunnel.World{Mesh: s.Mesh, Policies: s.Policies} }
 
-// takeBundle puts the controller's trust bundle in force, if it sent one.
+// takeBundle puts the controller's trust bundle in force, if it sent one that is another.
 func (a *Agent) takeBundle(s *feed.State) {
-	if s.Bundle != nil && len(s.Bundle.TrustDomains()) > 0 {
+	if s.Bundle != nil && len(s.Bundle.TrustDomains()) > 0 && !sameRoots(s.Bundle, a.bundles.Load()) {
 		a.bundles.Swap(s.Bundle)
 	}
 }
@@ -202,7 +203,7 @@ func (a *Agent) takeBundle(s *feed.State) {
 // forbids: only then is the version acknowledged.
 func (a *Agent) enforce(_ context.Context, s *feed.State) error {
 	a.takeBundle(s)
-	a.manager.BundleChanged()
+	a.vouched.by(a.controllerRoots(), a.manager.BundleChanged)
 	a.world.Swap(worldOf(s))
 	a.proxy.Redecide()
 	return nil

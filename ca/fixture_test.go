@@ -92,7 +92,7 @@ func serve(t *testing.T, change func(*ServerConfig)) *fixture {
 		t.Fatal(err)
 	}
 	config := ServerConfig{
-		Authority: f.authority, Attestor: f.tokens, Directory: f, Registerer: f.registry, Clock: f.clock,
+		Authority: f.authority, Attestor: f.tokens, Waypoints: f.tokens, Directory: f, Registerer: f.registry, Clock: f.clock,
 		Log:         slog.New(slog.NewTextHandler(f.log, nil)),
 		NodeAllowed: func(node string) bool { return node != f.banned },
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,8 +23,11 @@ import (
 // Record is what the controller knows about a workload.
 type Record struct {
 	Node     string
+	Name     string // "<namespace>/<name>"
 	ID       identity.ID
 	Enrolled bool
+	// Waypoint is true for a pod that is one: it asks for its own SVID, and for its configuration.
+	Waypoint bool
 }
 
 // Directory is the controller's record of the workloads that run now.
@@ -40,6 +44,8 @@ type ServerConfig struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 
+	// Waypoints decides who is a waypoint's pod; nil lets nobody be.
+	Waypoints attest.WaypointAttestor
 	// NodeAllowed says whether a node may still renew; nil lets all. Refusing is how a node is put out of the mesh: its
 	// certificate then ends within its life.
 	NodeAllowed func(node string) bool
@@ -60,6 +66,7 @@ const (
 	kindNode       = "node"
 	kindWorkload   = "workload"
 	kindAttestNode = "attest"
+	kindWaypoint   = "attest_waypoint"
 )
 
 // Server implements cav1.CAServer. It must be served with identity.ControllerServerConfig.
@@ -89,7 +96,7 @@ func NewServer(config ServerConfig) (*Server, error) {
 		config.Clock = time.Now
 	}
 	s := &Server{config: config}
-	s.auth = &Authenticator{TrustDomain: config.Authority.TrustDomain(), Bundle: config.Authority.Bundle, Clock: config.Clock}
+	s.auth = &Authenticator{TrustDomain: config.Authority.TrustDomain(), Bundle: config.Authority.Bundle, Clock: config.Clock, Directory: config.Directory}
 	s.nodes = newLimiter(config.Rate, config.Burst, maxNodes, config.Clock)
 	s.attempts = newLimiter(attestRate, attestBurst, maxNodes, config.Clock)
 	s.issued = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "warren_ca_issued_total", Help: "Certificates signed."}, []string{"kind"})
@@ -133,6 +140,39 @@ func (s *Server) AttestNode(ctx context.Context, req *cav1.AttestNodeRequest) (*
 	})
 }
 
+// AttestWaypoint implements cav1.CAServer. The identity is the record's, which must be a waypoint's.
+func (s *Server) AttestWaypoint(ctx context.Context, req *cav1.AttestWaypointRequest) (*cav1.SVID, error) {
+	uid := req.GetWorkloadUid()
+	c := call{s, kindWaypoint, "", clip(uid)}
+	if !s.attempts.allow(remoteHost(ctx)) {
+		return nil, c.limited()
+	}
+	record, ok := s.config.Directory.Workload(uid)
+	if !ok || !record.Waypoint || s.config.Waypoints == nil {
+		return nil, c.deny("not_a_waypoint", errors.New("no waypoint's pod has this uid"))
+	}
+	pub, err := ParseRequest(req.GetCsr())
+	if err != nil {
+		return nil, c.badRequest(err)
+	}
+	if len(req.GetProof()) > maxProofBytes {
+		return nil, c.deny("attestation", errors.New("the proof is too long"))
+	}
+	_, name, _ := strings.Cut(record.Name, "/")
+	err = s.config.Waypoints.AttestWaypoint(ctx, attest.Workload{
+		UID: uid, Namespace: record.ID.Namespace(), Name: name, ServiceAccount: record.ID.ServiceAccount(),
+	}, req.GetProof())
+	switch {
+	case errors.Is(err, attest.ErrRefused):
+		return nil, c.deny("attestation", err)
+	case err != nil:
+		return nil, c.unavailable(err)
+	}
+	return c.sign(record.ID.String(), func() ([][]byte, error) {
+		return s.config.Authority.IssueWorkload(record.ID, crypto.PublicKey(pub), 0)
+	})
+}
+
 // RenewNode implements cav1.CAServer.
 func (s *Server) RenewNode(ctx context.Context, req *cav1.RenewNodeRequest) (*cav1.SVID, error) {
 	c, err := s.begin(ctx, kindNode, "")
@@ -153,7 +193,7 @@ func (s *Server) RenewNode(ctx context.Context, req *cav1.RenewNodeRequest) (*ca
 
 // SignWorkload implements cav1.CAServer. The identity is the record's.
 func (s *Server) SignWorkload(ctx context.Context, req *cav1.SignWorkloadRequest) (*cav1.SVID, error) {
-	c, err := s.begin(ctx, kindWorkload, clip(req.GetWorkloadUid()))
+	c, err := s.beginFor(ctx, clip(req.GetWorkloadUid()))
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +201,7 @@ func (s *Server) SignWorkload(ctx context.Context, req *cav1.SignWorkloadRequest
 	switch {
 	case !ok:
 		return nil, c.deny("unknown_workload", errors.New("no workload has this uid"))
+	case c.node == WaypointCaller+record.Name && record.Waypoint: // about itself
 	case record.Node != c.node:
 		return nil, c.deny("other_node", fmt.Errorf("the workload runs on node %q", record.Node))
 	case !record.Enrolled:
@@ -175,10 +216,19 @@ func (s *Server) SignWorkload(ctx context.Context, req *cav1.SignWorkloadRequest
 	})
 }
 
-// begin says who calls, and holds it to its rate.
+// begin says which node calls, and holds it to its rate.
 func (s *Server) begin(ctx context.Context, kind, uid string) (call, error) {
-	c := call{s, kind, "", uid}
 	node, err := s.auth.Node(ctx)
+	return s.admit(call{s, kind, "", uid}, node, err)
+}
+
+// beginFor is begin for what waypoints may ask as well.
+func (s *Server) beginFor(ctx context.Context, uid string) (call, error) {
+	caller, err := s.auth.Caller(ctx)
+	return s.admit(call{s, kindWorkload, "", uid}, caller, err)
+}
+
+func (s *Server) admit(c call, node string, err error) (call, error) {
 	if err != nil {
 		return c, c.deny("unauthenticated", err)
 	}

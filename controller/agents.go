@@ -55,7 +55,7 @@ func newAgentServer(self *selfSigner, authority *ca.Authority, auth *ca.Authenti
 // CVE-2026-33186. Who may call is the Authenticator's business.
 func allowed(method string) bool {
 	switch method {
-	case cav1.CA_AttestNode_FullMethodName, cav1.CA_RenewNode_FullMethodName, cav1.CA_SignWorkload_FullMethodName,
+	case cav1.CA_AttestNode_FullMethodName, cav1.CA_AttestWaypoint_FullMethodName, cav1.CA_RenewNode_FullMethodName, cav1.CA_SignWorkload_FullMethodName,
 		meshv1.Mesh_Watch_FullMethodName, adminv1.Relay_Connect_FullMethodName, adminv1.Reports_Pods_FullMethodName:
 		return true
 	}

@@ -36,16 +36,16 @@ func (c *Controller) assemble() error {
 	c.state = newState(c.publisher, c.authority, c.cfg)
 	c.metrics = newMetrics(c)
 	c.reports = newPodReports()
-	attestor := c.cfg.Attestor
+	attestor, waypoints := c.cfg.Attestor, c.cfg.Waypoints
 	if attestor == nil {
 		tokens, err := attest.OpenTokens(TokenFile(c.cfg.StateDir), nil)
 		if err != nil {
 			return err
 		}
-		attestor = tokens
+		attestor, waypoints = tokens, tokens
 	}
 	server := ca.ServerConfig{
-		Authority: c.authority, Attestor: attestor, Directory: c.state, Log: c.cfg.Log, Registerer: c.metrics.registry,
+		Authority: c.authority, Attestor: attestor, Waypoints: waypoints, Directory: c.state, Log: c.cfg.Log, Registerer: c.metrics.registry,
 	}
 	if c.cfg.KnownNodesOnly {
 		server.NodeAllowed = c.state.hasNode
@@ -56,10 +56,10 @@ func (c *Controller) assemble() error {
 	}
 	auth := signer.Authenticator()
 	c.watchers = publish.NewServer(publish.Config{
-		Publisher: c.publisher, Caller: auth.Node, Now: time.Now, Log: c.cfg.Log,
+		Publisher: c.publisher, Caller: auth.Caller, Audiences: audiencesOf, Now: time.Now, Log: c.cfg.Log,
 		Observe: func(d time.Duration) { c.metrics.propagation.Observe(d.Seconds()) },
 	})
-	c.hub = relay.NewHub(auth.Node, c.cfg.Log)
+	c.hub = relay.NewHub(auth.Caller, c.cfg.Log)
 
 	if c.agents, err = newAgentServer(c.self, c.authority, auth, c.cfg.Log); err != nil {
 		return fmt.Errorf("controller: %w", err)

@@ -28,6 +28,8 @@ type Config struct {
 	Leaving func() bool
 	// Attestor decides who is a node; nil takes join tokens of the state directory.
 	Attestor attest.NodeAttestor
+	// Waypoints decides who is a waypoint's pod; nil takes join tokens, too.
+	Waypoints attest.WaypointAttestor
 	// KnownNodesOnly refuses certificates to nodes that the source does not have.
 	KnownNodesOnly bool
 	// StateDir holds the CA's key, join tokens, copies of good manifests and bundle.pem. It is made with mode 0700.

@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +18,7 @@ import (
 	"github.com/warren-mesh/warren/ca/attest"
 	"github.com/warren-mesh/warren/controller/kube"
 	"github.com/warren-mesh/warren/controller/manifest"
+	"github.com/warren-mesh/warren/controller/waypoints"
 )
 
 // Kubernetes says how a controller runs in a cluster, beside its Config.
@@ -28,7 +27,12 @@ type Kubernetes struct {
 	// AgentServiceAccount is the agents', in the controller's namespace; TokenAudience is whom their tokens are made for.
 	AgentServiceAccount string
 	TokenAudience       string
+	// Waypoints says how waypoints are run; without an image they are not.
+	Waypoints waypoints.Template
 }
+
+// WaypointAudience is whom the tokens are made for by which waypoints prove who they are.
+const WaypointAudience = waypoints.Audience
 
 // RunOnKubernetes runs one replica until ctx ends: it follows the API server from the start, and serves while it leads.
 // Returns kube.ErrDeposed if another replica leads: the process begins anew.
@@ -89,11 +93,16 @@ func (r *replica) leadWithCA(ctx context.Context) error {
 	cfg.Source, cfg.KnownNodesOnly, cfg.MetricsListen = r.cluster, true, ""
 	cfg.RootNamespace, cfg.Leaving = r.kube.Namespace, r.cluster.Leaving
 	var c *Controller
-	cfg.Attestor = attest.NewKubernetes(attest.KubernetesConfig{
-		Reviews: r.cluster.Client().AuthenticationV1().TokenReviews(), Audience: r.kube.TokenAudience,
+	attestor := attest.NewKubernetes(attest.KubernetesConfig{
+		Reviews: r.cluster.Client().AuthenticationV1().TokenReviews(), Audience: r.kube.TokenAudience, WaypointAudience: WaypointAudience,
 		ServiceAccount: r.kube.Namespace + "/" + r.kube.AgentServiceAccount, NodeOf: func(uid string) (string, bool) { return c.state.nodeOf(uid) },
 	})
+	cfg.Attestor, cfg.Waypoints = attestor, attestor
 	if c, err = New(cfg); err != nil {
+		return err
+	}
+	runner, err := r.waypoints(c)
+	if err != nil {
 		return err
 	}
 	r.leading.Store(c)
@@ -105,62 +114,12 @@ func (r *replica) leadWithCA(ctx context.Context) error {
 			Material: material, Roots: bundlePEM(c.authority), Port: uint16(c.AgentsAddr().(*net.TCPAddr).Port),
 		})
 	})
-	group.Go(func() error { return r.reportLeaving(gctx, c) })
+	group.Go(func() error { return runner.Run(gctx) })
+	group.Go(func() error { return r.reportLeaving(gctx, c, runner) })
 	group.Go(func() error { return (&podReporter{r, c}).run(gctx) })
 	group.Go(func() error { return (&policyReporter{r, c, map[manifest.Key]verdict{}}).run(gctx) })
+	group.Go(func() error { return (&routeReporter{r, c, map[manifest.Key]string{}}).run(gctx) })
 	return group.Wait()
-}
-
-// reportLeaving says how far the mesh is in leaving, while it leaves.
-func (r *replica) reportLeaving(ctx context.Context, c *Controller) error {
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
-	said := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-		if !r.cluster.Leaving() || !c.state.leavePublished() {
-			continue
-		}
-		now := r.left(c)
-		if now == said {
-			continue
-		}
-		if err := r.cluster.ReportLeft(ctx, now); err != nil {
-			r.cfg.Log.Warn("cannot report how far the mesh is in leaving", "err", err)
-			continue
-		}
-		said = now
-	}
-}
-
-// left is "<n> of <m>" agents that enforce what is newest, and who does not. An agent that never connected counts too: its
-// pods are captured all the same.
-func (r *replica) left(c *Controller) string {
-	newest := c.publisher.Version()
-	done := make(map[string]bool)
-	for _, n := range c.watchers.Nodes() {
-		done[n.Node] = n.Connected && n.Acked >= newest
-	}
-	agents, late := 0, []string(nil)
-	for _, o := range r.cluster.Pods() {
-		spec := o.Spec.(*manifest.Pod)
-		if o.Namespace != r.kube.Namespace || spec.Spec.ServiceAccountName != r.kube.AgentServiceAccount || spec.Status.Phase != "Running" {
-			continue
-		}
-		if agents++; !done[spec.Spec.NodeName] {
-			late = append(late, spec.Spec.NodeName)
-		}
-	}
-	text := fmt.Sprintf("%d of %d", agents-len(late), agents)
-	if len(late) > 0 {
-		slices.Sort(late)
-		text += "; not " + strings.Join(late[:min(len(late), 5)], ", ")
-	}
-	return text
 }
 
 func bundlePEM(a *ca.Authority) (out []byte) {

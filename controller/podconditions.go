@@ -59,6 +59,9 @@ func condition(w *mesh.Workload, reports *podReports, was bool) (c manifest.Cond
 	case !w.Enrolled:
 		c.Reason, c.Message = "NotWanted", "neither the pod nor its namespace has the label "+manifest.LabelMesh+"="+manifest.MeshEnabled
 		return c, was
+	case w.Gateway != "":
+		c.Status, c.Reason, c.Message = "True", "Waypoint", "it is a waypoint of Gateway "+w.Gateway+" and carries its connections itself, as "+nameOf(w)
+		return c, true
 	}
 	switch r := reports.of(w.Node, string(w.UID)); {
 	case r == nil:

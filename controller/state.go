@@ -68,7 +68,7 @@ func (s *state) take(r manifest.Result) {
 	resources := maps.Clone(out.Resources)
 	resources[s.bundle.GetKey()] = s.bundle
 	before := s.publisher.Version()
-	version, err := s.publisher.Publish(resources, time.Now())
+	version, err := s.publisher.Publish(resources, out.Audience, time.Now())
 	if err != nil {
 		s.note(append(bad, err.Error()))
 		return
@@ -133,7 +133,7 @@ func (s *state) Workload(uid string) (ca.Record, bool) {
 	if err != nil {
 		return ca.Record{}, false
 	}
-	return ca.Record{Node: w.Node, ID: id, Enrolled: w.Enrolled}, true
+	return ca.Record{Node: w.Node, Name: w.FullName(), ID: id, Enrolled: w.Enrolled, Waypoint: w.Gateway != ""}, true
 }
 
 // hasNode tells whether a node is there, for renewing its certificate.

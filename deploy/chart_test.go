@@ -124,6 +124,9 @@ func TestSettingsAreChecked(t *testing.T) {
 		"trustDomain: Cluster.Local":             "trustDomain",
 		"log: {level: loud}":                     "level",
 		"networkPolicy: {nodeCIDRs: [tenslash]}": "nodeCIDRs",
+		"waypoint: {replicas: 0}":                "replicas",
+		"waypoint: {drainTimeout: 30}":           "drainTimeout",
+		"waypoint: {args: [rm]}":                 "args",
 	} {
 		_, err := tryRender(values)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {

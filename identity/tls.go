@@ -49,11 +49,12 @@ func NodeClientConfig(get GetSVID, bundle GetBundle, trustDomain string) *tls.Co
 	return config
 }
 
-// ControllerServerConfig is for the controller, which nodes of its trust domain call. A caller without a certificate
-// passes the handshake, so that it can attest: what serves the calls must refuse it everything else. A caller with a
-// certificate must have a node's authentic one.
+// ControllerServerConfig is for the controller, which nodes and waypoints of its trust domain call. A caller without a
+// certificate passes the handshake, so that it can attest: what serves the calls must refuse it everything else. A caller
+// with a certificate must have an authentic one of a node or of a workload: what serves the calls must refuse it
+// everything unless that workload is a waypoint.
 func ControllerServerConfig(get GetSVID, bundle GetBundle, trustDomain string) *tls.Config {
-	config := Server(get, bundle, AuthorizeNodes(trustDomain))
+	config := Server(get, bundle, authorizeCallers(trustDomain))
 	verify := config.VerifyConnection
 	config.ClientAuth = tls.RequestClientCert
 	config.VerifyConnection = func(state tls.ConnectionState) error {
@@ -176,6 +177,17 @@ func AuthorizeNodes(trustDomain string) AuthorizeFunc {
 			return fmt.Errorf("%w: it is %q, not a node of trust domain %q", ErrUnexpectedPeer, peer, trustDomain)
 		}
 		return nil
+	}
+}
+
+// authorizeCallers lets nodes and workloads of a trust domain pass.
+func authorizeCallers(trustDomain string) AuthorizeFunc {
+	nodes := AuthorizeNodes(trustDomain)
+	return func(peer string) error {
+		if id, err := Parse(peer); err == nil && id.TrustDomain() == trustDomain {
+			return nil
+		}
+		return nodes(peer)
 	}
 }
 

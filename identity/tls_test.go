@@ -299,7 +299,11 @@ func TestNodesAndController(t *testing.T) {
 	if _, err := PeerNode(s.ConnectionState()); !errors.Is(err, ErrNoCertificate) {
 		t.Errorf("PeerNode without a certificate = %v", err)
 	}
-	for _, id := range []string{webID, ControllerSPIFFE("mesh"), "spiffe://other.org/node/n1"} {
+	// A workload passes, as it may be a waypoint: who serves the call finds out.
+	if _, _, err, _ := handshake(t, controller, NodeClientConfig(have(ca.svid(t, webID, time.Hour)), bundle, "mesh")); err != nil {
+		t.Errorf("a workload calls the controller: %v", err)
+	}
+	for _, id := range []string{ControllerSPIFFE("mesh"), "spiffe://other.org/node/n1", "spiffe://other.org/ns/shop/sa/web"} {
 		_, _, err, _ := handshake(t, controller, NodeClientConfig(have(ca.svid(t, id, time.Hour)), bundle, "mesh"))
 		if !errors.Is(err, ErrUnexpectedPeer) {
 			t.Errorf("%s calls the controller: %v", id, err)

@@ -92,7 +92,11 @@ func prepare(o Options) (*state, []*object, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	pl, err := makePlan(objects, nil)
+	waypoints, err := (paths{o.Name}).waypointObjects(objects, cmp.Or(o.TrustDomain, "cluster.local"))
+	if err != nil {
+		return nil, nil, err
+	}
+	pl, err := makePlan(append(objects, waypoints...), nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -126,9 +130,10 @@ func checkBinaries(s *state) error {
 		want = append(want, "agent", "controller")
 	}
 	for _, pod := range s.Plan.Pods {
-		if slices.ContainsFunc(pod.Containers, func(c Container) bool { return len(c.Command) == 0 }) {
-			want = append(want, "sample")
-			break
+		for _, c := range pod.Containers {
+			if len(c.Command) == 0 && !slices.Contains(want, c.binary()) {
+				want = append(want, c.binary())
+			}
 		}
 	}
 	for _, name := range want {
@@ -220,6 +225,13 @@ func (r *run) makeFolders(objects []*object) error {
 		return err
 	}
 	if err := r.state.save(r.paths); err != nil {
+		return err
+	}
+	waypoints, err := r.waypointObjects(objects, r.state.TrustDomain)
+	if err != nil {
+		return err
+	}
+	if err := r.writeGenerated(waypoints); err != nil {
 		return err
 	}
 	if err := writeImpliedNode(r.paths, r.state.Plan, objects); err != nil {

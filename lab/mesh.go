@@ -70,7 +70,7 @@ func (r *run) startController(ctx context.Context) error {
 	s := r.state
 	argv := []string{
 		filepath.Join(s.BinDir, "controller"),
-		"--manifests", r.added(), "--manifests", s.Manifests, "--status-manifests", r.status(),
+		"--manifests", r.added(), "--manifests", r.generated(), "--manifests", s.Manifests, "--status-manifests", r.status(),
 		"--state-dir", r.controllerState(), "--listen", controllerAddress(),
 		"--admin-socket", r.controllerSocket(), "--metrics-listen", metricsListen,
 		"--trust-domain", s.TrustDomain,
@@ -94,7 +94,10 @@ func (r *run) startAgent(ctx context.Context, node string) error {
 	s, dir := r.state, r.node(node)
 	token := filepath.Join(dir, "token")
 	if _, err := os.Stat(token); err != nil {
-		if err := r.makeToken(ctx, node, token); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, "state"), 0o700); err != nil {
+			return fmt.Errorf("make join token: %w", err)
+		}
+		if err := r.makeToken(ctx, "node", node, token); err != nil {
 			return err
 		}
 	}
@@ -113,20 +116,18 @@ func (r *run) startAgent(ctx context.Context, node string) error {
 	return r.await(ctx, name, func() bool { return answers(r.agentSocket(node)) })
 }
 
-func (r *run) makeToken(ctx context.Context, node, file string) error {
-	if err := os.MkdirAll(filepath.Join(r.node(node), "state"), 0o700); err != nil {
-		return fmt.Errorf("make join token: %w", err)
-	}
+// makeToken makes a join token for a node, or for a waypoint's pod.
+func (r *run) makeToken(ctx context.Context, kind, name, file string) error {
 	ctx, cancel := context.WithTimeout(ctx, meshPatience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(r.state.BinDir, "controller"),
-		"token", "create", "--node", node, "--state-dir", r.controllerState())
+		"token", "create", "--"+kind, name, "--state-dir", r.controllerState())
 	cmd.Env = daemonEnv()
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return fmt.Errorf("make join token for node %s: %w: %s", node, err, strings.TrimSpace(stderr.String()))
+		return fmt.Errorf("make join token for %s %s: %w: %s", kind, name, err, strings.TrimSpace(stderr.String()))
 	}
 	return writeFile(file, out, 0o600)
 }

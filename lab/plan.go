@@ -243,7 +243,7 @@ func checkContainers(o *object, containers []Container) error {
 			return o.bad(field+".name", "%q is empty or taken", c.Name)
 		}
 		seen[c.Name] = true
-		if len(c.Command) == 0 && !isSample(c.Image) {
+		if len(c.Command) == 0 && !isSample(c.Image) && !isWaypoint(c.Image) {
 			return o.bad(field+".command", "missing: a lab pulls no image, so %q needs the command of this machine to run", c.Image)
 		}
 		for j, e := range c.Env {

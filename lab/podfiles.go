@@ -81,6 +81,9 @@ func processEnv(pod *Pod, c *Container, binDir string) ([]string, error) {
 		systemPath + ":" + binDir,
 		"HOME=/root", "HOSTNAME=" + pod.hostname(),
 	}
+	if pod.isWaypoint() {
+		env = append(env, envUID+"="+pod.UID, envNode+"="+pod.Node)
+	}
 	for _, e := range c.Env {
 		value := e.Value
 		if e.ValueFrom != nil {
@@ -137,11 +140,11 @@ func expand(text string, env []string) string {
 	})
 }
 
-// argv is what a container executes. Without a command the sample image runs the sample binary from binDir.
+// argv is what a container executes. Without a command the sample's and the waypoint's image run their binary from binDir.
 func (c *Container) argv(binDir string, env []string) []string {
 	argv := c.Command
 	if len(argv) == 0 {
-		argv = []string{filepath.Join(binDir, "sample")}
+		argv = []string{filepath.Join(binDir, c.binary())}
 	}
 	all := make([]string, 0, len(argv)+len(c.Args))
 	for _, arg := range argv {
@@ -151,4 +154,12 @@ func (c *Container) argv(binDir string, env []string) []string {
 		all = append(all, expand(arg, env))
 	}
 	return all
+}
+
+// binary is what a container without a command runs.
+func (c *Container) binary() string {
+	if isWaypoint(c.Image) {
+		return "waypoint"
+	}
+	return "sample"
 }

@@ -37,6 +37,11 @@ func (r *run) makePod(ctx context.Context, pod *Pod) error {
 
 // startPod starts a pod's processes.
 func (r *run) startPod(ctx context.Context, pod *Pod) error {
+	if pod.isWaypoint() {
+		if err := r.readyWaypoint(ctx, pod); err != nil {
+			return err
+		}
+	}
 	for i := range pod.Containers {
 		c := &pod.Containers[i]
 		env, err := processEnv(pod, c, r.state.BinDir)
@@ -49,6 +54,9 @@ func (r *run) startPod(ctx context.Context, pod *Pod) error {
 		if err := r.launch(ctx, pod.FullName(), cmd); err != nil {
 			return fmt.Errorf("pod %s: container %s: %w", pod.FullName(), c.Name, err)
 		}
+	}
+	if pod.isWaypoint() {
+		return r.awaitWaypoint(ctx, pod)
 	}
 	return nil
 }
@@ -83,6 +91,7 @@ func (r *run) dropPod(ctx context.Context, pod *Pod) error {
 		r.retire(ctx, pod),
 		removePodNetwork(r.paths, r.state.Plan, pod),
 		os.RemoveAll(r.etc(pod.id())),
+		r.dropWaypoint(pod),
 	)
 	if file := r.addedFile(pod); err == nil {
 		if err = os.Remove(file); errors.Is(err, fs.ErrNotExist) {
@@ -214,12 +223,20 @@ func (l *Lab) Reconcile(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		waypoints, err := r.waypointObjects(objects, r.state.TrustDomain)
+		if err != nil {
+			return err
+		}
+		objects = append(objects, waypoints...)
 		next, err := makePlan(objects, r.state.Plan)
 		if err != nil {
 			return err
 		}
 		if !reflect.DeepEqual(next.Nodes, r.state.Plan.Nodes) {
 			return fmt.Errorf("%w: the nodes of a lab cannot change while it is up", ErrManifest)
+		}
+		if err := r.writeGenerated(waypoints); err != nil {
+			return err
 		}
 		for _, old := range slices.Clone(r.state.Plan.Pods) {
 			if pod := next.pod(old.FullName()); pod == nil || !sameSandbox(old, pod) {

@@ -34,7 +34,22 @@ type Workload struct {
 	// Policies names every AuthorizationPolicy that selects the workload, "<namespace>/<name>".
 	Policies []string
 	MTLS     MTLS
+
+	// Waypoint is the waypoint that takes what is sent to the workload's own addresses: its service's full name, "" if
+	// none does.
+	Waypoint string
+	// Through are the service accounts, "<namespace>/<name>", of the waypoints that it takes connections from. If there is
+	// one, it takes connections from nobody else.
+	Through []string
+	// Gateway is the Gateway that it is a waypoint of, "" for every other workload.
+	Gateway string
 }
+
+// Captured tells whether the workload's node is to capture its connections: a waypoint speaks HBONE itself.
+func (w *Workload) Captured() bool { return w.Enrolled && !w.HostNetwork && w.Gateway == "" }
+
+// Tunnelled tells whether connections to the workload go through a tunnel.
+func (w *Workload) Tunnelled() bool { return w.Enrolled && !w.HostNetwork }
 
 // FullName is "<namespace>/<name>".
 func (w *Workload) FullName() string { return w.Namespace + "/" + w.Name }
@@ -105,6 +120,25 @@ type Service struct {
 	InternalLocal bool
 	// Affinity is how long after its last connection a client stays with its endpoint, 0 if it does not.
 	Affinity time.Duration
+	// Waypoint is the waypoint that takes what is sent to the service: its service's full name, "" if none does.
+	Waypoint string
+	// Splits are where connections to a port go instead, by port.
+	Splits map[uint16]Split
+}
+
+// Split is a TCPRoute's or a TLSRoute's say about a port of a service.
+type Split struct {
+	Route    string // "<kind> <namespace>/<name>"
+	Backends []SplitBackend
+}
+
+// SplitBackend is one service that connections go to, by weight.
+type SplitBackend struct {
+	Service string // full name
+	Port    uint16
+	Weight  uint32
+	// Broken is why connections that fall to it are refused, "" if they are not.
+	Broken string
 }
 
 // FullName is "<namespace>/<name>".
@@ -112,12 +146,18 @@ func (s *Service) FullName() string { return s.Namespace + "/" + s.Name }
 
 // HasPort tells whether the service answers on a port.
 func (s *Service) HasPort(number uint16) bool {
+	_, ok := s.Port(number)
+	return ok
+}
+
+// Port returns the service's port; false if it does not answer on it.
+func (s *Service) Port(number uint16) (Port, bool) {
 	for _, p := range s.Ports {
 		if p.Number == number {
-			return true
+			return p, true
 		}
 	}
-	return false
+	return Port{}, false
 }
 
 // Port is one port that a service answers on.
@@ -126,6 +166,8 @@ type Port struct {
 	Number uint16
 	// NodePort is the port of every node's addresses that leads here, 0 if none does.
 	NodePort uint16
+	// AppProtocol is what is spoken there, in lower case, "" if nobody says.
+	AppProtocol string
 }
 
 // Endpoint is one backend of a service.

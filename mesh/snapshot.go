@@ -147,6 +147,13 @@ func (s *Snapshot) WithSettings(settings Settings) *Snapshot {
 	return &out
 }
 
+// WithVersion returns the snapshot as that of a version in which nothing that it knows has changed.
+func (s *Snapshot) WithVersion(version uint64) *Snapshot {
+	out := *s
+	out.Version = version
+	return &out
+}
+
 // Leaving tells whether the mesh is being taken away.
 func (s *Snapshot) Leaving() bool { return s.settings.Leaving }
 

@@ -6,11 +6,13 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Set is an immutable, compiled collection of policies. A nil Set is an empty one.
 type Set struct {
-	byName map[string]*compiled
+	byName   map[string]*compiled
+	byTarget map[string][]*compiled // sorted by full name
 }
 
 // ErrInvalid is wrapped by every error of NewSet and Validate.
@@ -19,6 +21,8 @@ var ErrInvalid = errors.New("invalid authorization policy")
 const (
 	maxRules  = 512  // of a policy
 	maxValues = 4096 // of one list
+
+	maxTargets = 64
 )
 
 type compiled struct {
@@ -30,15 +34,8 @@ type compiled struct {
 type compiledRule struct {
 	title string // "AuthorizationPolicy <namespace>/<name> rule[<i>]"
 	from  []source
-	to    []Operation
-}
-
-type source struct {
-	principals, notPrincipals   []pattern
-	namespaces, notNamespaces   []pattern
-	accounts, notAccounts       []account
-	blocks, notBlocks           []netip.Prefix
-	asksIdentity, asksNoAddress bool // has a negative identity field, a negative address field
+	to    []operation
+	when  []condition
 }
 
 // NewSet compiles policies. Callers must not change them afterwards.
@@ -56,7 +53,18 @@ func NewSet(policies []*Policy) (*Set, error) {
 		}
 		set.byName[name] = c
 	}
+	set.indexTargets()
 	return set, nil
+}
+
+func (s *Set) indexTargets() {
+	s.byTarget = make(map[string][]*compiled)
+	for _, name := range slices.Sorted(maps.Keys(s.byName)) {
+		c := s.byName[name]
+		for _, target := range c.policy.Targets {
+			s.byTarget[target] = append(s.byTarget[target], c)
+		}
+	}
 }
 
 // Validate returns the error that NewSet would return for p alone. A policy that is refused is best left out of the
@@ -88,6 +96,28 @@ func (s *Set) lookup(name string) *compiled {
 	return s.byName[name]
 }
 
+// targeting returns the policies that are held against a Service or a Gateway.
+func (s *Set) targeting(target string) []*compiled {
+	if s == nil {
+		return nil
+	}
+	return s.byTarget[target]
+}
+
+// of returns the policies of a target that are here.
+func (s *Set) of(t Target) []*compiled {
+	var all []*compiled
+	for _, name := range t.Policies {
+		if p := s.lookup(name); p != nil {
+			all = append(all, p)
+		}
+	}
+	for _, target := range t.Targets {
+		all = append(all, s.targeting(target)...)
+	}
+	return all
+}
+
 func compile(p *Policy) (*compiled, error) {
 	if p == nil {
 		return nil, fmt.Errorf("%w: it is nil", ErrInvalid)
@@ -95,8 +125,11 @@ func compile(p *Policy) (*compiled, error) {
 	if _, err := parseAccount(p.Namespace+"/"+p.Name, ""); err != nil {
 		return nil, fmt.Errorf("%w: name %q in namespace %q: %w", ErrInvalid, p.Name, p.Namespace, err)
 	}
-	if p.Action < Allow || p.Action > Audit {
-		return nil, fmt.Errorf("%w: %s: action %s is not ALLOW, DENY or AUDIT", ErrInvalid, p.FullName(), p.Action)
+	if err := checkAction(p); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, p.FullName(), err)
+	}
+	if err := checkTargets(p.Targets); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, p.FullName(), err)
 	}
 	if len(p.Rules) > maxRules {
 		return nil, fmt.Errorf("%w: %s: %d rules, more than %d", ErrInvalid, p.FullName(), len(p.Rules), maxRules)
@@ -113,10 +146,36 @@ func compile(p *Policy) (*compiled, error) {
 	return c, nil
 }
 
+func checkAction(p *Policy) error {
+	switch {
+	case p.Action < Allow || p.Action > Custom:
+		return fmt.Errorf("action %s is not ALLOW, DENY, AUDIT or CUSTOM", p.Action)
+	case p.Action == Custom && p.External == nil:
+		return errors.New("action CUSTOM does not say whom to ask")
+	case p.Action != Custom && p.External != nil:
+		return fmt.Errorf("an external authorizer goes with action CUSTOM, not with %s", p.Action)
+	}
+	return nil
+}
+
+func checkTargets(targets []string) error {
+	if len(targets) > maxTargets {
+		return fmt.Errorf("%d targets, more than %d", len(targets), maxTargets)
+	}
+	for i, t := range targets {
+		kind, name, _ := strings.Cut(t, " ")
+		namespace, name, _ := strings.Cut(name, "/")
+		if kind != "Service" && kind != "Gateway" || namespace == "" || name == "" || slices.Contains(targets[:i], t) {
+			return fmt.Errorf("target[%d]: %q is not a Service or Gateway <namespace>/<name>, or is there twice", i, t)
+		}
+	}
+	return nil
+}
+
 // compileRule's errors begin with the field's path.
 func compileRule(r Rule, namespace string) (compiledRule, error) {
 	var c compiledRule
-	if err := errors.Join(checkList("from", r.From), checkList("to", r.To)); err != nil {
+	if err := errors.Join(checkList("from", r.From), checkList("to", r.To), checkList("when", r.When)); err != nil {
 		return c, err
 	}
 	for i, f := range r.From {
@@ -127,37 +186,20 @@ func compileRule(r Rule, namespace string) (compiledRule, error) {
 		c.from = append(c.from, s)
 	}
 	for i, t := range r.To {
-		if err := checkOperation(t); err != nil {
+		o, err := compileOperation(t)
+		if err != nil {
 			return c, fmt.Errorf("to[%d].operation%w", i, err)
 		}
-		c.to = append(c.to, Operation{slices.Clone(t.Ports), slices.Clone(t.NotPorts)})
+		c.to = append(c.to, o)
+	}
+	for i, w := range r.When {
+		condition, err := compileCondition(w)
+		if err != nil {
+			return c, fmt.Errorf("when[%d]%w", i, err)
+		}
+		c.when = append(c.when, condition)
 	}
 	return c, nil
-}
-
-func compileSource(f Source, namespace string) (source, error) {
-	var s source
-	var errs [8]error
-	parse := func(value string) (account, error) { return parseAccount(value, namespace) }
-	s.principals, errs[0] = compileList(".principals", f.Principals, parsePrincipal)
-	s.notPrincipals, errs[1] = compileList(".notPrincipals", f.NotPrincipals, parsePrincipal)
-	s.namespaces, errs[2] = compileList(".namespaces", f.Namespaces, parseNamespace)
-	s.notNamespaces, errs[3] = compileList(".notNamespaces", f.NotNamespaces, parseNamespace)
-	s.accounts, errs[4] = compileList(".serviceAccounts", f.ServiceAccounts, parse)
-	s.notAccounts, errs[5] = compileList(".notServiceAccounts", f.NotServiceAccounts, parse)
-	s.blocks, errs[6] = compileList(".ipBlocks", f.IPBlocks, parseBlock)
-	s.notBlocks, errs[7] = compileList(".notIpBlocks", f.NotIPBlocks, parseBlock)
-	for _, err := range errs {
-		if err != nil {
-			return s, err
-		}
-	}
-	s.asksIdentity = len(s.notPrincipals)+len(s.notNamespaces)+len(s.notAccounts) > 0
-	s.asksNoAddress = len(s.notBlocks) > 0
-	if !s.asksIdentity && !s.asksNoAddress && len(s.principals)+len(s.namespaces)+len(s.accounts)+len(s.blocks) == 0 {
-		return s, errors.New(": no field is set, which would match everybody: set one, or leave out from")
-	}
-	return s, nil
 }
 
 func compileList[T, P any](field string, values []T, parse func(T) (P, error)) ([]P, error) {
@@ -181,22 +223,6 @@ func checkList[T any](field string, values []T) error {
 	}
 	if len(values) > maxValues {
 		return fmt.Errorf("%s: %d values, more than %d", field, len(values), maxValues)
-	}
-	return nil
-}
-
-func checkOperation(o Operation) error {
-	if o.Ports == nil && o.NotPorts == nil {
-		return errors.New(": no field is set, which would match every port: set one, or leave out to")
-	}
-	if err := errors.Join(checkList(".ports", o.Ports), checkList(".notPorts", o.NotPorts)); err != nil {
-		return err
-	}
-	if i := slices.Index(o.Ports, 0); i >= 0 {
-		return fmt.Errorf(".ports[%d]: port 0 does not exist", i)
-	}
-	if i := slices.Index(o.NotPorts, 0); i >= 0 {
-		return fmt.Errorf(".notPorts[%d]: port 0 does not exist", i)
 	}
 	return nil
 }

@@ -2,42 +2,120 @@ package policy
 
 import "strings"
 
-// Decide says whether c may pass into t. See the package comment for the order.
+// Decide says whether c may pass into t, of whose requests nobody knows. See the package comment for the order.
 // It does not allocate unless it denies or an AUDIT rule matches.
-func (s *Set) Decide(t Target, c Conn) Decision {
-	c = normalise(c)
-	d := s.outcome(t, c)
-	d.Audit = s.audit(t, c)
+func (s *Set) Decide(t Target, c Conn) Decision { return s.DecideRequest(t, c, nil) }
+
+// DecideRequest says whether r, which came by c, may pass into t. A nil r is one that nobody has read. It does not
+// allocate unless it denies, an AUDIT rule matches, or a header is there several times.
+func (s *Set) DecideRequest(t Target, c Conn, r *Request) Decision {
+	if len(t.Through) > 0 {
+		d := through(t, c)
+		d.permit = Permit{granted: d.Allowed}
+		return d
+	}
+	who := newSubject(c, r)
+	f := s.survey(t, &who)
+	d := s.outcome(t, &who, &f)
+	d.Audit = f.audit
 	d.permit = Permit{granted: d.Allowed}
 	return d
 }
 
-// normalise is the one place where an address's form is looked at. netip's Contains is false for an address with a
-// zone, so a zone would slip through a DENY block.
-func normalise(c Conn) Conn {
-	c.SrcAddr = c.SrcAddr.Unmap().WithZone("")
-	return c
-}
-
-func (s *Set) outcome(t Target, c Conn) Decision {
+func (s *Set) survey(t Target, who *subject) findings {
+	var f findings
 	for _, name := range t.Policies {
-		if s.lookup(name) == nil {
-			return Decision{Reason: ReasonUnresolved, Rule: "AuthorizationPolicy " + name + " has not been received"}
+		p := s.lookup(name)
+		if p == nil {
+			f.missed(name)
+			continue
+		}
+		f.add(p, who)
+	}
+	for _, target := range t.Targets {
+		for _, p := range s.targeting(target) {
+			f.add(p, who)
 		}
 	}
-	if t.Strict && c.Src.IsZero() {
+	return f
+}
+
+// findings are what the policies of a target have to say, each action's first rule that matches.
+type findings struct {
+	missing             string
+	custom, deny, allow *compiledRule
+	external            *ExternalAuthorizer
+	allows              bool // there is an ALLOW policy
+	audit               string
+}
+
+func (f *findings) missed(name string) {
+	if f.missing == "" {
+		f.missing = name
+	}
+}
+
+func (f *findings) add(p *compiled, who *subject) {
+	switch p.policy.Action {
+	case Custom:
+		if f.custom == nil && !who.passed(p.policy.External) {
+			if f.custom = p.match(who); f.custom != nil {
+				f.external = p.policy.External
+			}
+		}
+	case Deny:
+		if f.deny == nil {
+			f.deny = p.match(who)
+		}
+	case Allow:
+		f.allows = true
+		if f.allow == nil {
+			f.allow = p.match(who)
+		}
+	case Audit:
+		if rule := p.match(who); rule != nil {
+			f.audit = joined(f.audit, rule.title)
+		}
+	}
+}
+
+func joined(list, more string) string {
+	if list == "" {
+		return more
+	}
+	return list + ", " + more
+}
+
+func (s *Set) outcome(t Target, who *subject, f *findings) Decision {
+	switch {
+	case f.missing != "":
+		return Decision{Reason: ReasonUnresolved, Rule: "AuthorizationPolicy " + f.missing + " has not been received"}
+	case t.Strict && who.Src.IsZero():
 		return Decision{Reason: ReasonStrict, Rule: strictRule(t)}
-	}
-	if rule := s.firstMatch(t, c, Deny); rule != nil {
-		return Decision{Reason: ReasonDenied, Rule: rule.title}
-	}
-	if rule := s.firstMatch(t, c, Allow); rule != nil {
-		return Decision{Allowed: true, Reason: ReasonAllowed, Rule: rule.title}
-	}
-	if names := s.named(t, Allow); len(names) > 0 {
-		return Decision{Reason: ReasonNoAllow, Rule: "no rule matched of AuthorizationPolicy " + strings.Join(names, ", ")}
+	case f.custom != nil:
+		return asking(f, who)
+	case f.deny != nil:
+		return Decision{Reason: ReasonDenied, Rule: f.deny.title}
+	case f.allow != nil:
+		return Decision{Allowed: true, Reason: ReasonAllowed, Rule: f.allow.title}
+	case f.allows:
+		return Decision{Reason: ReasonNoAllow, Rule: "no rule matched of AuthorizationPolicy " + s.named(t, Allow)}
 	}
 	return Decision{Allowed: true, Reason: ReasonDefault}
+}
+
+// asking is the decision while an authorizer has not said yes.
+func asking(f *findings, who *subject) Decision {
+	d := Decision{Reason: ReasonExternal, Rule: f.custom.title}
+	switch {
+	case who.request == nil:
+		d.Rule += ": only a waypoint can ask its authorizer"
+	case f.external.Broken != "":
+		d.Rule += ": its authorizer cannot be asked: " + f.external.Broken
+	default:
+		d.Ask = f.external
+	}
+	return d
 }
 
 func strictRule(t Target) string {
@@ -47,54 +125,21 @@ func strictRule(t Target) string {
 	return "PeerAuthentication " + t.StrictSource
 }
 
-// firstMatch returns the first rule that matches, of the target's policies with the action, or nil.
-func (s *Set) firstMatch(t Target, c Conn, action Action) *compiledRule {
-	for _, name := range t.Policies {
-		p := s.lookup(name)
-		if p.policy.Action != action {
-			continue
-		}
-		if rule := p.match(c); rule != nil {
-			return rule
-		}
-	}
-	return nil
-}
-
-// named returns the names of the target's policies with the action.
-func (s *Set) named(t Target, action Action) []string {
+// named returns the names of the target's policies with the action, all of which are here.
+func (s *Set) named(t Target, action Action) string {
 	var names []string
-	for _, name := range t.Policies {
-		if s.lookup(name).policy.Action == action {
-			names = append(names, name)
+	for _, p := range s.of(t) {
+		if p.policy.Action == action {
+			names = append(names, p.policy.FullName())
 		}
 	}
-	return names
-}
-
-func (s *Set) audit(t Target, c Conn) string {
-	var matched string
-	for _, name := range t.Policies {
-		p := s.lookup(name)
-		if p == nil || p.policy.Action != Audit {
-			continue
-		}
-		rule := p.match(c)
-		switch {
-		case rule == nil:
-		case matched == "":
-			matched = rule.title
-		default:
-			matched += ", " + rule.title
-		}
-	}
-	return matched
+	return strings.Join(names, ", ")
 }
 
 // match returns the first rule that matches, or nil.
-func (p *compiled) match(c Conn) *compiledRule {
+func (p *compiled) match(who *subject) *compiledRule {
 	for i := range p.rules {
-		if p.rules[i].mismatch(c, p.policy.Action) == "" {
+		if p.rules[i].mismatch(who, p.policy.Action) == "" {
 			return &p.rules[i]
 		}
 	}
@@ -102,16 +147,24 @@ func (p *compiled) match(c Conn) *compiledRule {
 }
 
 // mismatch returns the name of a field that keeps the rule from matching, or "" if the rule matches.
-func (r *compiledRule) mismatch(c Conn, action Action) string {
-	if field := r.fromMismatch(c, action); field != "" {
+func (r *compiledRule) mismatch(who *subject, action Action) string {
+	if field := r.fromMismatch(who, action); field != "" {
 		return field
 	}
-	return r.toMismatch(c, action)
+	if field := r.toMismatch(who, action); field != "" {
+		return field
+	}
+	for i := range r.when {
+		if r.when[i].mismatches(who, action) {
+			return r.when[i].key
+		}
+	}
+	return ""
 }
 
-func (r *compiledRule) fromMismatch(c Conn, action Action) (field string) {
+func (r *compiledRule) fromMismatch(who *subject, action Action) (field string) {
 	for i := range r.from {
-		field = r.from[i].mismatch(c, action)
+		field = r.from[i].mismatch(who, action)
 		if field == "" {
 			return ""
 		}
@@ -119,65 +172,12 @@ func (r *compiledRule) fromMismatch(c Conn, action Action) (field string) {
 	return field
 }
 
-func (r *compiledRule) toMismatch(c Conn, action Action) (field string) {
+func (r *compiledRule) toMismatch(who *subject, action Action) (field string) {
 	for i := range r.to {
-		field = mismatchPort(&r.to[i], c.Dst.Port(), action)
+		field = r.to[i].mismatch(who, action)
 		if field == "" {
 			return ""
 		}
 	}
 	return field
-}
-
-// mismatch returns the name of the first field that does not match, or "" if all do.
-func (s *source) mismatch(c Conn, action Action) string {
-	if c.Src.IsZero() {
-		if field := s.mismatchPlaintext(action); field != "" {
-			return field
-		}
-	} else if field := s.mismatchIdentity(c); field != "" {
-		return field
-	}
-	switch {
-	case len(s.blocks) > 0 && !anyBlock(s.blocks, c):
-		return "ipBlocks"
-	case s.asksNoAddress && !c.SrcAddr.IsValid() && action == Allow:
-		return "notIpBlocks"
-	case anyBlock(s.notBlocks, c):
-		return "notIpBlocks"
-	}
-	return ""
-}
-
-// mismatchPlaintext is about a peer without an identity; see "Absent facts" in the package comment.
-func (s *source) mismatchPlaintext(action Action) string {
-	switch {
-	case len(s.principals) > 0:
-		return "principals"
-	case len(s.namespaces) > 0:
-		return "namespaces"
-	case len(s.accounts) > 0:
-		return "serviceAccounts"
-	case s.asksIdentity && action == Allow:
-		return "identity"
-	}
-	return ""
-}
-
-func (s *source) mismatchIdentity(c Conn) string {
-	switch {
-	case len(s.principals) > 0 && !anyPrincipal(s.principals, c):
-		return "principals"
-	case anyPrincipal(s.notPrincipals, c):
-		return "notPrincipals"
-	case len(s.namespaces) > 0 && !anyNamespace(s.namespaces, c):
-		return "namespaces"
-	case anyNamespace(s.notNamespaces, c):
-		return "notNamespaces"
-	case len(s.accounts) > 0 && !anyAccount(s.accounts, c):
-		return "serviceAccounts"
-	case anyAccount(s.notAccounts, c):
-		return "notServiceAccounts"
-	}
-	return ""
 }

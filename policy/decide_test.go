@@ -35,6 +35,10 @@ func to(action Action, o Operation) *Policy {
 	return &Policy{Namespace: "shop", Name: "p", Action: action, Rules: []Rule{{To: []Operation{o}}}}
 }
 
+func when(action Action, c Condition) *Policy {
+	return &Policy{Namespace: "shop", Name: "p", Action: action, Rules: []Rule{{When: []Condition{c}}}}
+}
+
 func conn(src identity.ID, addr string, port uint16) Conn {
 	return Conn{Src: src, SrcAddr: netip.MustParseAddr(addr), Dst: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), port)}
 }
@@ -77,7 +81,7 @@ func TestOrderOfPrecedence(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := set.Decide(Target{tt.policies, tt.strict, tt.source}, conn(tt.src, "10.0.0.1", 80))
+			got := set.Decide(Target{Policies: tt.policies, Strict: tt.strict, StrictSource: tt.source}, conn(tt.src, "10.0.0.1", 80))
 			allowed := tt.reason == ReasonAllowed || tt.reason == ReasonDefault
 			if got.Allowed != allowed || got.Permit().Valid() != allowed || got.Reason != tt.reason || got.Rule != tt.rule {
 				t.Errorf("Decide = %+v, want %s by %q", got, tt.reason, tt.rule)

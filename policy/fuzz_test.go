@@ -54,17 +54,32 @@ func addrs(texts ...string) (out []netip.Addr) {
 }
 
 func (c *chooser) policy(i int, principals []string) *Policy {
-	p := &Policy{Namespace: fuzzNamespaces[4*c.below(2)], Name: fmt.Sprint("p", i), Action: Action(1 + c.below(3))}
+	p := &Policy{Namespace: fuzzNamespaces[4*c.below(2)], Name: fmt.Sprint("p", i), Action: Action(1 + c.below(4))}
+	if p.Action == Custom {
+		p.External = &fuzzAuthorizers[c.below(len(fuzzAuthorizers))]
+	}
+	if c.below(3) == 2 {
+		p.Targets = fuzzTargets[c.below(len(fuzzTargets)):]
+	}
 	for range c.below(3) {
 		var r Rule
 		for range c.below(3) {
 			r.From = append(r.From, Source{
-				some(c, principals), some(c, principals), some(c, fuzzNamespaces), some(c, fuzzNamespaces),
-				some(c, fuzzAccounts), some(c, fuzzAccounts), some(c, fuzzBlocks), some(c, fuzzBlocks),
+				Principals: some(c, principals), NotPrincipals: some(c, principals),
+				Namespaces: some(c, fuzzNamespaces), NotNamespaces: some(c, fuzzNamespaces),
+				ServiceAccounts: some(c, fuzzAccounts), NotServiceAccounts: some(c, fuzzAccounts),
+				IPBlocks: some(c, fuzzBlocks), NotIPBlocks: some(c, fuzzBlocks),
+				RequestPrincipals: rarely(c, fuzzRequestPrincipals), NotRequestPrincipals: rarely(c, fuzzRequestPrincipals),
 			})
 		}
 		for range c.below(3) {
-			r.To = append(r.To, Operation{some(c, fuzzPorts), some(c, fuzzPorts)})
+			r.To = append(r.To, Operation{
+				Ports: some(c, fuzzPorts), NotPorts: some(c, fuzzPorts), Hosts: rarely(c, fuzzHosts), NotHosts: rarely(c, fuzzHosts),
+				Methods: rarely(c, fuzzMethods), NotMethods: rarely(c, fuzzMethods), Paths: rarely(c, fuzzPaths), NotPaths: rarely(c, fuzzPaths),
+			})
+		}
+		for range []int{0, 0, 1, 2}[c.below(4)] {
+			r.When = append(r.When, c.condition())
 		}
 		p.Rules = append(p.Rules, r)
 	}
@@ -101,6 +116,9 @@ func FuzzDecide(f *testing.F) {
 				continue // a source or an operation without a field
 			}
 			all = append(all, p)
+			if c.below(2) > 0 {
+				target.Targets = fuzzTargets[:1+c.below(2)]
+			}
 			if c.below(4) > 0 {
 				target.Policies = append(target.Policies, p.FullName())
 			}
@@ -108,25 +126,25 @@ func FuzzDecide(f *testing.F) {
 		if c.below(8) == 7 {
 			target.Policies = append(target.Policies, "shop/not-here")
 		}
-		checkAgainstReference(t, all, target, c.conn())
+		checkAgainstReference(t, all, target, c.conn(), c.request())
 	})
 }
 
-func checkAgainstReference(t *testing.T, policies []*Policy, target Target, conn Conn) {
+func checkAgainstReference(t *testing.T, policies []*Policy, target Target, conn Conn, r *Request) {
 	t.Helper()
 	set, err := NewSet(policies)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := reference(policies, target, conn)
-	got := set.Decide(target, conn)
+	want := reference(policies, target, conn, r)
+	got := set.DecideRequest(target, conn, r)
 	if got.Allowed != want.allowed || got.Reason != want.reason || got.Audit != want.audit || got.Permit().Valid() != want.allowed {
-		t.Fatalf("Decide = %+v\nreference = %+v\ntarget %+v conn %+v\n%v", got, want, target, conn, set.Explain(target, conn))
+		t.Fatalf("Decide = %+v\nreference = %+v\ntarget %+v conn %+v request %+v\n%v", got, want, target, conn, r, set.ExplainRequest(target, conn, r))
 	}
 	if want.rule != "" && got.Rule != want.rule {
 		t.Fatalf("Decide names %q, the reference %q", got.Rule, want.rule)
 	}
-	if lines := set.Explain(target, conn); len(lines) < len(target.Policies) {
+	if lines := set.ExplainRequest(target, conn, r); len(lines) < len(target.Policies) {
 		t.Fatalf("Explain has %d lines for %d policies: %q", len(lines), len(target.Policies), lines)
 	}
 }
@@ -149,11 +167,11 @@ func TestDecideAgreesWithReference(t *testing.T) {
 				target.Policies = append(target.Policies, p.FullName())
 			}
 		}
-		conn := c.conn()
-		checkAgainstReference(t, all, target, conn)
-		outcomes[reference(all, target, conn).reason]++
+		conn, r := c.conn(), c.request()
+		checkAgainstReference(t, all, target, conn, r)
+		outcomes[reference(all, target, conn, r).reason]++
 	}
-	for _, reason := range []Reason{ReasonAllowed, ReasonDefault, ReasonDenied, ReasonNoAllow, ReasonStrict} {
+	for _, reason := range []Reason{ReasonAllowed, ReasonDefault, ReasonDenied, ReasonNoAllow, ReasonStrict, ReasonExternal} {
 		if outcomes[reason] < 20 {
 			t.Errorf("only %d of the decisions were %s: the inputs test too little", outcomes[reason], reason)
 		}

@@ -1,9 +1,6 @@
 package policy
 
-import (
-	"net/netip"
-	"slices"
-)
+import "net/netip"
 
 // These loops are written out because a closure over the connection would allocate on some paths.
 
@@ -43,15 +40,21 @@ func anyBlock(blocks []netip.Prefix, c Conn) bool {
 	return false
 }
 
-// mismatchPort returns the name of the field that does not match port, or "". Port 0 means that it is not known.
-func mismatchPort(o *Operation, port uint16, action Action) string {
-	switch {
-	case len(o.Ports) > 0 && !slices.Contains(o.Ports, port):
-		return "ports"
-	case len(o.NotPorts) > 0 && port == 0 && action == Allow:
-		return "notPorts"
-	case slices.Contains(o.NotPorts, port):
-		return "notPorts"
+func anyText(patterns []pattern, text string) bool {
+	for i := range patterns {
+		if patterns[i].matches(text) {
+			return true
+		}
 	}
-	return ""
+	return false
+}
+
+func anyToken(patterns []pattern, t *Token) bool {
+	parts := [...]string{t.Issuer, "/", t.Subject}
+	for i := range patterns {
+		if patterns[i].matchesParts(parts[:]) {
+			return true
+		}
+	}
+	return false
 }

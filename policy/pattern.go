@@ -20,6 +20,7 @@ const (
 	prefix
 	suffix
 	anything
+	template // of a path, with its operators
 )
 
 // account is a service account's pattern; both halves must match.
@@ -37,6 +38,18 @@ const (
 // parsePattern parses value, whose text outside the asterisk may hold only the given bytes: any other could never
 // match, and a DENY that can never match protects nobody.
 func parsePattern(value, allowed string) (pattern, error) {
+	p, err := splitPattern(value)
+	if err != nil {
+		return p, err
+	}
+	// Trim stops at the first byte that is not allowed, so what is left holds one.
+	if strings.Trim(p.text, allowed) != "" {
+		return p, errors.New("it has a character that no identity has")
+	}
+	return p, nil
+}
+
+func splitPattern(value string) (pattern, error) {
 	p := pattern{kind: exact, text: value}
 	switch {
 	case value == "":
@@ -52,9 +65,6 @@ func parsePattern(value, allowed string) (pattern, error) {
 	}
 	if strings.Contains(p.text, "*") {
 		return p, errors.New("an asterisk may stand only at the beginning or at the end")
-	}
-	if strings.Trim(p.text, allowed) != "" {
-		return p, errors.New("it has a character that no identity has")
 	}
 	return p, nil
 }
@@ -102,6 +112,8 @@ func (p pattern) matches(s string) bool {
 		return strings.HasPrefix(s, p.text)
 	case suffix:
 		return strings.HasSuffix(s, p.text)
+	case template:
+		return matchTemplate(p.text, s)
 	}
 	return true
 }
@@ -109,6 +121,11 @@ func (p pattern) matches(s string) bool {
 // matchesPrincipal is matches(id.Principal()) without putting that string together, which would allocate.
 func (p pattern) matchesPrincipal(id identity.ID) bool {
 	parts := [...]string{id.TrustDomain(), "/ns/", id.Namespace(), "/sa/", id.ServiceAccount()}
+	return p.matchesParts(parts[:])
+}
+
+// matchesParts is matches(strings.Join(parts, "")).
+func (p pattern) matchesParts(parts []string) bool {
 	if p.kind == anything {
 		return true
 	}

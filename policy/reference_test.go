@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +26,7 @@ type verdict struct {
 	audit   string
 }
 
-func reference(policies []*Policy, t Target, c Conn) verdict {
+func reference(policies []*Policy, t Target, c Conn, r *Request) verdict {
 	byName := map[string]*Policy{}
 	for _, p := range policies {
 		byName[p.Namespace+"/"+p.Name] = p
@@ -33,15 +34,29 @@ func reference(policies []*Policy, t Target, c Conn) verdict {
 	matched := map[Action][]string{}
 	selected := map[Action]int{}
 	missing := false
-	for _, name := range t.Policies {
+	names := slices.Clone(t.Policies)
+	for _, target := range t.Targets {
+		var its []string
+		for name, p := range byName {
+			if slices.Contains(p.Targets, target) {
+				its = append(its, name)
+			}
+		}
+		slices.Sort(its)
+		names = append(names, its...)
+	}
+	for _, name := range names {
 		p, ok := byName[name]
 		if !ok {
 			missing = true
 			continue
 		}
+		if p.Action == Custom && r != nil && p.External.Broken == "" && slices.Contains(r.Passed, *p.External) {
+			continue
+		}
 		selected[p.Action]++
-		for i, r := range p.Rules {
-			if referenceRule(p, r, c) {
+		for i, rule := range p.Rules {
+			if referenceRule(p, rule, c, r) {
 				matched[p.Action] = append(matched[p.Action], fmt.Sprintf("AuthorizationPolicy %s rule[%d]", name, i))
 				break
 			}
@@ -53,6 +68,8 @@ func reference(policies []*Policy, t Target, c Conn) verdict {
 		v.reason = ReasonUnresolved
 	case t.Strict && c.Src.String() == "":
 		v.reason = ReasonStrict
+	case len(matched[Custom]) > 0:
+		v.reason = ReasonExternal
 	case len(matched[Deny]) > 0:
 		v.reason, v.rule = ReasonDenied, matched[Deny][0]
 	case len(matched[Allow]) > 0:
@@ -65,14 +82,18 @@ func reference(policies []*Policy, t Target, c Conn) verdict {
 	return v
 }
 
-func referenceRule(p *Policy, r Rule, c Conn) bool {
+func referenceRule(p *Policy, r Rule, c Conn, req *Request) bool {
 	from, to := len(r.From) == 0, len(r.To) == 0
 	for _, s := range r.From {
-		from = from || referenceSource(p, s, c)
+		from = from || referenceSource(p, s, c) && referencePrincipals(p.Action, s, req)
 	}
 	for _, o := range r.To {
 		port := func(ports []uint16) truth { return referencePort(ports, c.Dst.Port()) }
-		to = to || positive(len(o.Ports), port(o.Ports)) && negative(p.Action, len(o.NotPorts), port(o.NotPorts))
+		to = to || positive(len(o.Ports), port(o.Ports)) && negative(p.Action, len(o.NotPorts), port(o.NotPorts)) &&
+			referenceOperation(p.Action, o, req)
+	}
+	for _, w := range r.When {
+		from = from && referenceCondition(p, w, c, req)
 	}
 	return from && to
 }

@@ -244,7 +244,7 @@ func TestWhyThereIsNoRouteIsSaidInWords(t *testing.T) {
 	} {
 		at := netip.MustParseAddrPort(dst)
 		way, missing := p.find(m, m.Workload("client"), at)
-		if got := p.explain(&way, missing, at).Error(); got != want {
+		if got := p.explain(m, &way, missing, at).Error(); got != want {
 			t.Errorf("%s: %q, want %q", dst, got, want)
 		}
 	}

@@ -49,7 +49,7 @@ func (d *departed) follow(now time.Time) {
 		return
 	}
 	for _, w := range d.last.Workloads() {
-		if !w.Enrolled || w.HostNetwork {
+		if !w.Tunnelled() {
 			continue
 		}
 		for _, a := range w.Addrs {

@@ -143,6 +143,7 @@ func decide(w *World, uid mesh.UID, a arrival) policy.Decision {
 		Policies:     self.Policies,
 		Strict:       self.MTLS.ModeOf(a.app.Port()) == mesh.Strict,
 		StrictSource: self.MTLS.Source,
+		Through:      self.Through, TrustDomain: self.TrustDomain,
 	}, policy.Conn{Src: a.src, SrcAddr: a.client.Addr(), Dst: a.app})
 }
 
@@ -238,7 +239,7 @@ func (t *inboundTunnel) serve(ctx context.Context, in *hbone.Inbound) {
 	k.onKill(func() { in.Refuse(503, "") })
 	app, release, f := t.admit(ctx, k, req)
 	if f != nil {
-		in.Refuse(statusOf(f), string(f.reason))
+		in.RefuseBy(statusOf(f), string(f.reason), k.refusedBy(f))
 		k.end(f.reason, f.verdict, "", f.detail())
 	} else {
 		defer release()
@@ -277,6 +278,14 @@ func (t *inboundTunnel) forward(k *conn, in *hbone.Inbound, app *net.TCPConn) {
 		return
 	}
 	t.proxy.forward(k, tunnelled{stream}, app, func() { reset(app); stream.Reset(hbone.CodeConnect) })
+}
+
+// refusedBy names what refused a connection, for the peer: nothing if it was let in and failed after that.
+func (k *conn) refusedBy(f *failure) string {
+	if f.verdict != Denied {
+		return ""
+	}
+	return k.snapshot().Rule
 }
 
 // statusOf is the answer that a peer's ztunnel understands, Istio's included.

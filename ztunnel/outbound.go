@@ -84,12 +84,13 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failur
 		r.Src.Addr = k.pod.Sockets.Source(r.Src.Addr)
 		r.Dst.Addr = dst
 		r.Phases.Capture, r.Phases.Route = ago, time.Since(start)
-		if svc := way.service(); svc != nil {
-			r.Dialled, r.Service = dst, svc.FullName()
+		if way.dialled != nil {
+			r.Dialled, r.Service = dst, way.dialled.FullName()
 		}
+		r.Waypoint = way.waypoint
 	})
 	if missing != "" {
-		return fail(missing, p.explain(&way, missing, dst))
+		return fail(missing, p.explain(world.Mesh, &way, missing, dst))
 	}
 	var f *failure
 	for i, h := range way.hops {
@@ -109,7 +110,7 @@ func (p *Proxy) try(ctx context.Context, k *conn, client *net.TCPConn, h hop) *f
 	p.loads.add(h.addr, 1)
 	defer p.loads.add(h.addr, -1)
 	switch {
-	case h.workload == nil || !h.workload.Enrolled || h.workload.HostNetwork:
+	case h.workload == nil || !h.workload.Tunnelled():
 		return p.passthrough(ctx, k, client, h)
 	case h.workload.Node == p.cfg.Node && !p.cfg.EncryptSameNode && p.local(h.workload.UID) != nil:
 		return p.deliverLocal(ctx, k, client, h, p.local(h.workload.UID))
@@ -151,7 +152,7 @@ func (p *Proxy) throughTunnel(ctx context.Context, k *conn, client *net.TCPConn,
 	}
 	key := tunnelKey{pod: k.pod.UID, src: src.ID, dst: dstID, from: sourceFor(src.Addr.Addr(), h.addr.Addr()), to: h.addr.Addr()}
 	stream, took, err := p.pool.connect(dctx, key, hbone.Request{
-		Authority:   h.addr.String(),
+		Authority:   h.target().String(),
 		Forwarded:   `for="` + src.Addr.String() + `"`,
 		Traceparent: traceparent(k.record.ID),
 	})
@@ -163,7 +164,7 @@ func (p *Proxy) throughTunnel(ctx context.Context, k *conn, client *net.TCPConn,
 	if err != nil {
 		f := tunnelFailure(err)
 		if f.reason == ReasonPeerDenied {
-			p.nameRule(k, h)
+			k.nameRule(err)
 		}
 		return f
 	}
@@ -173,12 +174,12 @@ func (p *Proxy) throughTunnel(ctx context.Context, k *conn, client *net.TCPConn,
 	return nil
 }
 
-// nameRule notes which rule refused a connection at its destination. The peer only says that one did; this node knows
-// the same policies.
-func (p *Proxy) nameRule(k *conn, h hop) {
-	a := arrival{client: k.record.Src.Addr, src: k.record.Src.ID, app: h.addr, security: MutualTLS}
-	if d := decide(p.cfg.World.Load(), h.workload.UID, a); !d.Allowed {
-		k.set(func(r *Record) { r.Rule = d.Rule })
+// nameRule notes which rule refused a connection at its destination, if that says so. Only it knows: a node has the
+// policies of its own workloads.
+func (k *conn) nameRule(err error) {
+	var status *hbone.StatusError
+	if errors.As(err, &status) {
+		k.set(func(r *Record) { r.Rule = status.Rule })
 	}
 }
 

@@ -32,6 +32,8 @@ const (
 	ReasonNoFamily       Reason = "no_endpoint_of_family" // the service has ready endpoints, of the other IP family only
 	ReasonNotLocal       Reason = "no_local_endpoint"     // internalTrafficPolicy is Local, and ready endpoints are on other nodes only
 	ReasonNoPort         Reason = "no_such_port"          // the service does not have the port
+	ReasonNoWaypoint     Reason = "no_waypoint"           // the destination's waypoint has no pod that is ready
+	ReasonBrokenRoute    Reason = "broken_route"          // a TCPRoute or TLSRoute leads to what is not there
 	ReasonConnectRefused Reason = "connect_refused"       // the destination answered RST
 	ReasonConnectTimeout Reason = "connect_timeout"       // the destination did not answer
 	ReasonConnectFailed  Reason = "connect_failed"        // any other error of connect

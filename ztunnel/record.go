@@ -37,6 +37,7 @@ type Record struct {
 	Src, Dst Party
 	Dialled  netip.AddrPort // what the client asked for, if that is not Dst
 	Service  string         // "<namespace>/<name>" of the service dialled
+	Waypoint string         // full name of the waypoint's service that the connection was sent to, "" if it was to none
 	Verdict  Verdict
 	Reason   Reason
 	Rule     string

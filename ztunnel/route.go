@@ -14,6 +14,15 @@ type hop struct {
 	addr     netip.AddrPort
 	workload *mesh.Workload // nil for what is not in the mesh's knowledge
 	near     nearness
+	asked    netip.AddrPort // what a waypoint at addr is asked for; zero for all other hops
+}
+
+// target is what a tunnel to the hop is asked for.
+func (h hop) target() netip.AddrPort {
+	if h.asked.IsValid() {
+		return h.asked
+	}
+	return h.addr
 }
 
 // nearness is how near an endpoint is to the client, as far as its service cares.
@@ -30,6 +39,10 @@ type route struct {
 	front  mesh.Frontend // without a service unless one was dialled
 	client mesh.UID
 	hops   []hop
+	// dialled is the service that the client dialled; front is another's if a route or a waypoint is in between.
+	dialled  *mesh.Service
+	waypoint string // the name of the waypoint's service, "" if none is in between
+	broken   error  // why a route cannot be followed
 }
 
 func (r *route) service() *mesh.Service { return r.front.Service }
@@ -42,15 +55,26 @@ const maxAttempts = 3
 func (p *Proxy) find(m *mesh.Snapshot, client *mesh.Workload, dst netip.AddrPort) (route, Reason) {
 	front, ok := m.FrontendAt(dst)
 	if !ok {
-		return route{hops: []hop{{addr: dst, workload: m.WorkloadAt(dst.Addr())}}}, ""
+		w := m.WorkloadAt(dst.Addr())
+		if w != nil && w.Waypoint != "" {
+			return p.toWaypoint(m, route{client: client.UID}, client, w.Waypoint, dst)
+		}
+		return route{hops: []hop{{addr: dst, workload: w}}}, ""
 	}
-	way := route{front: front, client: client.UID}
+	way := route{front: front, client: client.UID, dialled: front.Service}
 	if !front.Service.HasPort(front.Port) {
 		return way, ReasonNoPort
 	}
+	if front.Service.Waypoint != "" {
+		return p.toWaypoint(m, way, client, front.Service.Waypoint, dst)
+	}
+	var missing Reason
+	if missing, way.broken = way.split(m); missing != "" {
+		return way, missing
+	}
 	asked := search{
-		m: m, front: front, v4: dst.Addr().Unmap().Is4(), node: p.cfg.Node, zone: client.Zone,
-		local: front.Service.InternalLocal && !front.External,
+		m: m, front: way.front, v4: dst.Addr().Unmap().Is4(), node: p.cfg.Node, zone: client.Zone,
+		local: way.front.Service.InternalLocal && !way.front.External,
 	}
 	hops, missing := asked.endpoints()
 	way.hops = p.order(hops)
@@ -123,7 +147,13 @@ func (s search) hop(e *mesh.Endpoint) (hop, Reason) {
 }
 
 // explain says in words why there is no route.
-func (p *Proxy) explain(way *route, missing Reason, dst netip.AddrPort) error {
+func (p *Proxy) explain(m *mesh.Snapshot, way *route, missing Reason, dst netip.AddrPort) error {
+	switch missing {
+	case ReasonNoWaypoint:
+		return way.explainWaypoint(m)
+	case ReasonBrokenRoute:
+		return way.broken
+	}
 	what := fmt.Sprintf("service %s port %d", way.service().FullName(), way.front.Port)
 	family := "IPv6"
 	if dst.Addr().Is4() {

@@ -164,7 +164,7 @@ func (s *Server) Services(_ context.Context, q *adminv1.ListRequest) (*adminv1.S
 	return meshview.Services(s.cfg.World.Load().Mesh, q.Namespace), nil
 }
 
-// Policies implements Admin.
+// Policies implements Admin. Only policies of this node's workloads are here.
 func (s *Server) Policies(_ context.Context, q *adminv1.ListRequest) (*adminv1.PoliciesReply, error) {
 	w := s.cfg.World.Load()
 	reply := meshview.Policies(w.Mesh, w.Policies, q.Namespace)
@@ -174,9 +174,14 @@ func (s *Server) Policies(_ context.Context, q *adminv1.ListRequest) (*adminv1.P
 	return reply, nil
 }
 
-// Authz implements Admin.
+// Authz implements Admin. Returns FailedPrecondition for a workload of another node, whose policies this one does not
+// have.
 func (s *Server) Authz(_ context.Context, q *adminv1.AuthzRequest) (*adminv1.AuthzReply, error) {
 	w := s.cfg.World.Load()
+	if to := w.Mesh.WorkloadNamed(q.To); to != nil && to.Enrolled && to.Node != s.cfg.Node {
+		return nil, status.Errorf(codes.FailedPrecondition, "to: %s is on node %s, and node %s does not have its policies: "+
+			"ask the controller, or the agent of %s", q.To, to.Node, s.cfg.Node, to.Node)
+	}
 	return meshview.Authz(w.Mesh, w.Policies, q)
 }
 

@@ -43,7 +43,17 @@ func (s *Server) Why(ctx context.Context, q *adminv1.WhyRequest) (*adminv1.WhyRe
 	if ok := s.whyCapture(j, src) && s.whyRoute(ctx, j, world, src, q); !ok {
 		return &adminv1.WhyReply{Steps: j.steps, Verdict: "it fails at: " + j.steps[len(j.steps)-1].Name}, nil
 	}
-	return &adminv1.WhyReply{Steps: j.steps, Verdict: "nothing is in its way"}, nil
+	return &adminv1.WhyReply{Steps: j.steps, Verdict: j.verdict()}, nil
+}
+
+// verdict sums up a journey of which no step failed.
+func (j *journey) verdict() string {
+	for _, step := range j.steps {
+		if step.GetState() == "unknown" {
+			return "nothing that this node knows of is in its way; " + step.GetText()
+		}
+	}
+	return "nothing is in its way"
 }
 
 func (s *Server) whyCapture(j *journey, src *mesh.Workload) bool {
@@ -142,14 +152,24 @@ func (s *Server) whyHop(ctx context.Context, j *journey, world *ztunnel.World, s
 	if !s.whyProbe(ctx, j, src, h, tunnel, probe) {
 		return false
 	}
-	conn := policy.Conn{Src: srcID, Dst: h.Addr}
+	return s.whyAuthorize(j, world, src, h)
+}
+
+// whyAuthorize decides as the destination would, if that is on this node: a node has the policies of its own workloads.
+func (s *Server) whyAuthorize(j *journey, world *ztunnel.World, src *mesh.Workload, h ztunnel.Hop) bool {
+	can := "agentctl authz can --from " + src.FullName() + " --to " + fmt.Sprintf("%s:%d", h.Workload.FullName(), h.Addr.Port())
+	if h.Workload.Node != s.cfg.Node {
+		j.add("authorize", "unknown", "node "+h.Workload.Node+" decides, by policies that this node does not have", can)
+		return true
+	}
+	conn := policy.Conn{Src: meshview.ID(src), Dst: h.Addr}
 	if len(src.Addrs) > 0 {
 		conn.SrcAddr = src.Addrs[0]
 	}
 	d := world.Policies.Decide(meshview.TargetOf(h.Workload, h.Addr.Port()), conn)
 	text := strings.TrimSpace(string(d.Reason) + " " + d.Rule)
 	if !d.Allowed {
-		j.add("authorize", "failed", text, "agentctl authz can --from "+src.FullName()+" --to "+fmt.Sprintf("%s:%d", h.Workload.FullName(), h.Addr.Port()))
+		j.add("authorize", "failed", text, can)
 		return false
 	}
 	j.add("authorize", "ok", text, "")

@@ -32,7 +32,7 @@ func plan(node string, w *mesh.Workload, captured bool, has identity.ID) step {
 		return stay // a record that vanished is no reason to let a pod out; Remove is
 	case w == nil:
 		return unknown
-	case !w.Enrolled || w.HostNetwork || w.Node != node:
+	case !w.Captured() || w.Node != node:
 		if captured {
 			return release
 		}

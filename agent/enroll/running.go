@@ -49,7 +49,7 @@ func (e *Enroller) missing() map[mesh.UID]*mesh.Workload {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, w := range e.cfg.World.Load().Mesh.OnNode(e.cfg.Node) {
-		if w.Enrolled && !w.HostNetwork && len(w.Addrs) > 0 && e.pods[w.UID] == nil {
+		if w.Captured() && len(w.Addrs) > 0 && e.pods[w.UID] == nil {
 			out[w.UID] = w
 		}
 	}

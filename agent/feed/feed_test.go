@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -339,7 +340,12 @@ func TestReconnectsBackOffAndStartOverAfterProgress(t *testing.T) {
 
 func FuzzUpdate(f *testing.F) {
 	start := mustApply(f, Empty(), full(3, workload("one", 1)))
-	for _, u := range []*meshv1.Update{full(4, workload("two", 2)), delta(3, 4, workload("one", 2)), {Epoch: "e", Base: 3, Version: 4, Removed: []string{"workload/one"}}} {
+	for _, u := range []*meshv1.Update{
+		full(4, workload("two", 2)), delta(3, 4, workload("one", 2)), {Epoch: "e", Base: 3, Version: 4, Removed: []string{"workload/one"}},
+		delta(3, 4, resource.Route(&meshv1.Route{Kind: meshv1.Route_HTTP, Namespace: "shop", Name: "web",
+			Rules: []*meshv1.RouteRule{{Matches: []*meshv1.RouteMatch{{Path: "/a.*", PathKind: meshv1.RouteMatch_REGEX}}}}})),
+		delta(3, 4, resource.Traffic(&meshv1.TrafficPolicy{Namespace: "shop", Name: "web", Targets: []string{"Service shop/web"}})),
+	} {
 		b, err := proto.Marshal(u)
 		if err != nil {
 			f.Fatal(err)
@@ -387,4 +393,22 @@ func FuzzStateFile(f *testing.F) {
 			t.Fatalf("%+v, %v", s, err)
 		}
 	})
+}
+
+// What is not decoded again is what it would have been decoded to, over any number of updates.
+func TestDecodingOnlyWhatIsNewIsDecodingAll(t *testing.T) {
+	s := mustApply(t, Empty(), full(1, workload("one", 1), workload("two", 2)))
+	for i, u := range []*meshv1.Update{
+		delta(1, 2, workload("one", 3)), delta(2, 3), delta(3, 4, workload("three", 1)),
+		{Epoch: "e", Base: 4, Version: 5, Removed: []string{"workload/two"}}, full(6, workload("two", 9)),
+	} {
+		s = mustApply(t, s, u)
+		again := &meshv1.Update{Epoch: "e", Version: s.Version}
+		for _, r := range s.resources {
+			again.Set = append(again.Set, r)
+		}
+		if fresh := mustApply(t, Empty(), again); !reflect.DeepEqual(fresh.Mesh, s.Mesh) || s.Mesh.Version != u.GetVersion() {
+			t.Errorf("update %d: %v at %d, decoded afresh %v", i, s.Mesh.Workloads(), s.Mesh.Version, fresh.Mesh.Workloads())
+		}
+	}
 }

@@ -33,6 +33,8 @@ type State struct {
 	FromDisk bool
 
 	resources map[string]*meshv1.Resource
+	// decoded is what resources came to: the next state decodes only what is new in it.
+	decoded resource.Decoded
 }
 
 // ErrRefused is wrapped by every error of Apply.
@@ -62,7 +64,7 @@ func (s *State) Apply(u *meshv1.Update, now time.Time) (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	decoded, err := resource.Decode(u.GetEpoch(), u.GetVersion(), resources)
+	decoded, err := s.decode(u, resources)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
@@ -73,9 +75,20 @@ func (s *State) Apply(u *meshv1.Update, now time.Time) (*State, error) {
 	}
 	return &State{
 		Epoch: u.GetEpoch(), Version: u.GetVersion(), ReceivedAt: now,
-		Mesh: decoded.Mesh, Policies: decoded.Policies, Bundle: decoded.Bundle, resources: resources,
+		Mesh: decoded.Mesh, Policies: decoded.Policies, Bundle: decoded.Bundle, resources: resources, decoded: decoded,
 	}, nil
 }
+
+// decode decodes what u makes of s. Many versions change nothing that this node is told.
+func (s *State) decode(u *meshv1.Update, resources map[string]*meshv1.Resource) (resource.Decoded, error) {
+	if u.GetBase() != 0 && len(u.GetSet()) == 0 && len(u.GetRemoved()) == 0 {
+		return s.decoded.At(u.GetVersion()), nil
+	}
+	return s.decoded.Next(u.GetEpoch(), u.GetVersion(), resources)
+}
+
+// Decoded is everything that the state's resources came to, for who needs more than Mesh and Policies.
+func (s *State) Decoded() resource.Decoded { return s.decoded }
 
 // follows checks that the update starts where s is.
 func (s *State) follows(u *meshv1.Update) error {

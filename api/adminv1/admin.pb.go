@@ -70,7 +70,7 @@ func (x Problem_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Problem_Severity.Descriptor instead.
 func (Problem_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{15, 0}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{16, 0}
 }
 
 type RelayCall struct {
@@ -652,7 +652,9 @@ type StatusReply struct {
 	Controller *ControllerStatus      `protobuf:"bytes,1,opt,name=controller,proto3" json:"controller,omitempty"`
 	Nodes      []*NodeStatus          `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// Worst first.
-	Problems      []*Problem `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []*Problem `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	// The pods of every waypoint; of a waypoint's own answer, itself.
+	Waypoints     []*WaypointStatus `protobuf:"bytes,4,rep,name=waypoints,proto3" json:"waypoints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -708,6 +710,214 @@ func (x *StatusReply) GetProblems() []*Problem {
 	return nil
 }
 
+func (x *StatusReply) GetWaypoints() []*WaypointStatus {
+	if x != nil {
+		return x.Waypoints
+	}
+	return nil
+}
+
+// WaypointStatus is one pod of a waypoint.
+type WaypointStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The Gateway that it is a waypoint of.
+	Namespace   string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Gateway     string `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Pod         string `protobuf:"bytes,3,opt,name=pod,proto3" json:"pod,omitempty"`
+	Node        string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Version     string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	StartedUnix int64  `protobuf:"varint,6,opt,name=started_unix,json=startedUnix,proto3" json:"started_unix,omitempty"`
+	// Whether the controller can ask it.
+	Connected bool `protobuf:"varint,7,opt,name=connected,proto3" json:"connected,omitempty"`
+	// Whether it follows the controller, the version that it enforces, and the newest that the controller sent it.
+	ControllerConnected bool   `protobuf:"varint,8,opt,name=controller_connected,json=controllerConnected,proto3" json:"controller_connected,omitempty"`
+	EnforcedVersion     uint64 `protobuf:"varint,9,opt,name=enforced_version,json=enforcedVersion,proto3" json:"enforced_version,omitempty"`
+	LatestVersion       uint64 `protobuf:"varint,10,opt,name=latest_version,json=latestVersion,proto3" json:"latest_version,omitempty"`
+	Epoch               string `protobuf:"bytes,11,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	LastNack            string `protobuf:"bytes,12,opt,name=last_nack,json=lastNack,proto3" json:"last_nack,omitempty"`
+	EnforcedUnix        int64  `protobuf:"varint,13,opt,name=enforced_unix,json=enforcedUnix,proto3" json:"enforced_unix,omitempty"`
+	SpiffeId            string `protobuf:"bytes,14,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	SvidNotAfterUnix    int64  `protobuf:"varint,15,opt,name=svid_not_after_unix,json=svidNotAfterUnix,proto3" json:"svid_not_after_unix,omitempty"`
+	OpenConnections     uint32 `protobuf:"varint,16,opt,name=open_connections,json=openConnections,proto3" json:"open_connections,omitempty"`
+	OpenRequests        uint32 `protobuf:"varint,17,opt,name=open_requests,json=openRequests,proto3" json:"open_requests,omitempty"`
+	// Requests that ended since it started, and those a second over the last ten seconds.
+	Requests          uint64     `protobuf:"varint,18,opt,name=requests,proto3" json:"requests,omitempty"`
+	RequestsPerSecond float64    `protobuf:"fixed64,19,opt,name=requests_per_second,json=requestsPerSecond,proto3" json:"requests_per_second,omitempty"`
+	Problems          []*Problem `protobuf:"bytes,20,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *WaypointStatus) Reset() {
+	*x = WaypointStatus{}
+	mi := &file_api_adminv1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaypointStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaypointStatus) ProtoMessage() {}
+
+func (x *WaypointStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_api_adminv1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaypointStatus.ProtoReflect.Descriptor instead.
+func (*WaypointStatus) Descriptor() ([]byte, []int) {
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WaypointStatus) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WaypointStatus) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *WaypointStatus) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *WaypointStatus) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *WaypointStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *WaypointStatus) GetStartedUnix() int64 {
+	if x != nil {
+		return x.StartedUnix
+	}
+	return 0
+}
+
+func (x *WaypointStatus) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *WaypointStatus) GetControllerConnected() bool {
+	if x != nil {
+		return x.ControllerConnected
+	}
+	return false
+}
+
+func (x *WaypointStatus) GetEnforcedVersion() uint64 {
+	if x != nil {
+		return x.EnforcedVersion
+	}
+	return 0
+}
+
+func (x *WaypointStatus) GetLatestVersion() uint64 {
+	if x != nil {
+		return x.LatestVersion
+	}
+	return 0
+}
+
+func (x *WaypointStatus) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *WaypointStatus) GetLastNack() string {
+	if x != nil {
+		return x.LastNack
+	}
+	return ""
+}
+
+func (x *WaypointStatus) GetEnforcedUnix() int64 {
+	if x != nil {
+		return x.EnforcedUnix
+	}
+	return 0
+}
+
+func (x *WaypointStatus) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *WaypointStatus) GetSvidNotAfterUnix() int64 {
+	if x != nil {
+		return x.SvidNotAfterUnix
+	}
+	return 0
+}
+
+func (x *WaypointStatus) GetOpenConnections() uint32 {
+	if x != nil {
+		return x.OpenConnections
+	}
+	return 0
+}
+
+func (x *WaypointStatus) GetOpenRequests() uint32 {
+	if x != nil {
+		return x.OpenRequests
+	}
+	return 0
+}
+
+func (x *WaypointStatus) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *WaypointStatus) GetRequestsPerSecond() float64 {
+	if x != nil {
+		return x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *WaypointStatus) GetProblems() []*Problem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 type ControllerStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -726,7 +936,7 @@ type ControllerStatus struct {
 
 func (x *ControllerStatus) Reset() {
 	*x = ControllerStatus{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[12]
+	mi := &file_api_adminv1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +948,7 @@ func (x *ControllerStatus) String() string {
 func (*ControllerStatus) ProtoMessage() {}
 
 func (x *ControllerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[12]
+	mi := &file_api_adminv1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +961,7 @@ func (x *ControllerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerStatus.ProtoReflect.Descriptor instead.
 func (*ControllerStatus) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{12}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ControllerStatus) GetVersion() string {
@@ -837,7 +1047,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[13]
+	mi := &file_api_adminv1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +1059,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[13]
+	mi := &file_api_adminv1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +1072,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{13}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -997,7 +1207,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[14]
+	mi := &file_api_adminv1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1219,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[14]
+	mi := &file_api_adminv1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1232,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{14}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PodStatus) GetUid() string {
@@ -1110,7 +1320,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[15]
+	mi := &file_api_adminv1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1332,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[15]
+	mi := &file_api_adminv1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1345,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{15}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Problem) GetSeverity() Problem_Severity {
@@ -1189,7 +1399,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[16]
+	mi := &file_api_adminv1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1411,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[16]
+	mi := &file_api_adminv1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1424,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{16}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Peer) GetAddress() string {
@@ -1297,17 +1507,22 @@ type Flow struct {
 	BytesOut      uint64 `protobuf:"varint,13,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
 	StartUnixNano int64  `protobuf:"varint,14,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
 	// 0 while the connection is open.
-	EndUnixNano   int64   `protobuf:"varint,15,opt,name=end_unix_nano,json=endUnixNano,proto3" json:"end_unix_nano,omitempty"`
-	Phases        *Phases `protobuf:"bytes,16,opt,name=phases,proto3" json:"phases,omitempty"`
-	Protocol      string  `protobuf:"bytes,17,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Audit         string  `protobuf:"bytes,18,opt,name=audit,proto3" json:"audit,omitempty"`
+	EndUnixNano int64   `protobuf:"varint,15,opt,name=end_unix_nano,json=endUnixNano,proto3" json:"end_unix_nano,omitempty"`
+	Phases      *Phases `protobuf:"bytes,16,opt,name=phases,proto3" json:"phases,omitempty"`
+	// tcp; of a request HTTP/1.1, HTTP/2, gRPC or websocket.
+	Protocol string `protobuf:"bytes,17,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Audit    string `protobuf:"bytes,18,opt,name=audit,proto3" json:"audit,omitempty"`
+	// Set if this is the record of one request, written when it ends: the reporter is a waypoint, id is still the connection's.
+	Http *HTTPRequest `protobuf:"bytes,19,opt,name=http,proto3" json:"http,omitempty"`
+	// The waypoint's pod that reports, "<namespace>/<name>"; empty if an agent does.
+	Pod           string `protobuf:"bytes,20,opt,name=pod,proto3" json:"pod,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[17]
+	mi := &file_api_adminv1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1534,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[17]
+	mi := &file_api_adminv1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1547,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{17}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Flow) GetId() string {
@@ -1461,6 +1676,287 @@ func (x *Flow) GetAudit() string {
 	return ""
 }
 
+func (x *Flow) GetHttp() *HTTPRequest {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
+func (x *Flow) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+// HTTPRequest is what a waypoint knows about a request beside who asked whom. Text that a peer chose is cut to a bound.
+type HTTPRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Method string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	Host   string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	// Without the query, which may hold what is nobody else's business.
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// The answer's, 0 if there was none.
+	Status uint32 `protobuf:"varint,4,opt,name=status,proto3" json:"status,omitempty"`
+	// The gRPC status, -1 for what is no gRPC.
+	GrpcStatus int32 `protobuf:"varint,5,opt,name=grpc_status,json=grpcStatus,proto3" json:"grpc_status,omitempty"`
+	// "<kind> <namespace>/<name>", and the rule's name or its number from 0.
+	Route string `protobuf:"bytes,6,opt,name=route,proto3" json:"route,omitempty"`
+	Rule  string `protobuf:"bytes,7,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The service that it was sent to, "<namespace>/<name>".
+	Backend string     `protobuf:"bytes,8,opt,name=backend,proto3" json:"backend,omitempty"`
+	Tries   []*HTTPTry `protobuf:"bytes,9,rep,name=tries,proto3" json:"tries,omitempty"`
+	// From the closed set in waypoint/exchange.
+	Outcome string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// Until the answer's header went to the client, and until all was over, nanoseconds.
+	Header    int64  `protobuf:"varint,11,opt,name=header,proto3" json:"header,omitempty"`
+	Duration  int64  `protobuf:"varint,12,opt,name=duration,proto3" json:"duration,omitempty"`
+	TraceId   string `protobuf:"bytes,13,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	SpanId    string `protobuf:"bytes,14,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
+	ParentId  string `protobuf:"bytes,15,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
+	Sampled   bool   `protobuf:"varint,16,opt,name=sampled,proto3" json:"sampled,omitempty"`
+	UserAgent string `protobuf:"bytes,17,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
+	// "<namespace>/<name>" of the Gateway whose waypoint reports.
+	Gateway       string `protobuf:"bytes,18,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HTTPRequest) Reset() {
+	*x = HTTPRequest{}
+	mi := &file_api_adminv1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HTTPRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HTTPRequest) ProtoMessage() {}
+
+func (x *HTTPRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_adminv1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HTTPRequest.ProtoReflect.Descriptor instead.
+func (*HTTPRequest) Descriptor() ([]byte, []int) {
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *HTTPRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *HTTPRequest) GetGrpcStatus() int32 {
+	if x != nil {
+		return x.GrpcStatus
+	}
+	return 0
+}
+
+func (x *HTTPRequest) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetTries() []*HTTPTry {
+	if x != nil {
+		return x.Tries
+	}
+	return nil
+}
+
+func (x *HTTPRequest) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetHeader() int64 {
+	if x != nil {
+		return x.Header
+	}
+	return 0
+}
+
+func (x *HTTPRequest) GetDuration() int64 {
+	if x != nil {
+		return x.Duration
+	}
+	return 0
+}
+
+func (x *HTTPRequest) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetSpanId() string {
+	if x != nil {
+		return x.SpanId
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetParentId() string {
+	if x != nil {
+		return x.ParentId
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetSampled() bool {
+	if x != nil {
+		return x.Sampled
+	}
+	return false
+}
+
+func (x *HTTPRequest) GetUserAgent() string {
+	if x != nil {
+		return x.UserAgent
+	}
+	return ""
+}
+
+func (x *HTTPRequest) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+// HTTPTry is one attempt to have a request answered.
+type HTTPTry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint      *Peer                  `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	StartUnixNano int64                  `protobuf:"varint,2,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
+	// Until the answer's header, or the failure, nanoseconds.
+	Took          int64  `protobuf:"varint,3,opt,name=took,proto3" json:"took,omitempty"`
+	Status        uint32 `protobuf:"varint,4,opt,name=status,proto3" json:"status,omitempty"`
+	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HTTPTry) Reset() {
+	*x = HTTPTry{}
+	mi := &file_api_adminv1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HTTPTry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HTTPTry) ProtoMessage() {}
+
+func (x *HTTPTry) ProtoReflect() protoreflect.Message {
+	mi := &file_api_adminv1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HTTPTry.ProtoReflect.Descriptor instead.
+func (*HTTPTry) Descriptor() ([]byte, []int) {
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *HTTPTry) GetEndpoint() *Peer {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+func (x *HTTPTry) GetStartUnixNano() int64 {
+	if x != nil {
+		return x.StartUnixNano
+	}
+	return 0
+}
+
+func (x *HTTPTry) GetTook() int64 {
+	if x != nil {
+		return x.Took
+	}
+	return 0
+}
+
+func (x *HTTPTry) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *HTTPTry) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Phases are how long each step took, nanoseconds; 0 if the step did not run.
 type Phases struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1476,7 +1972,7 @@ type Phases struct {
 
 func (x *Phases) Reset() {
 	*x = Phases{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[18]
+	mi := &file_api_adminv1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1984,7 @@ func (x *Phases) String() string {
 func (*Phases) ProtoMessage() {}
 
 func (x *Phases) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[18]
+	mi := &file_api_adminv1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1997,7 @@ func (x *Phases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phases.ProtoReflect.Descriptor instead.
 func (*Phases) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{18}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Phases) GetCapture() int64 {
@@ -1553,22 +2049,30 @@ type FlowsRequest struct {
 	Last          uint32 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
 	SinceUnixNano int64  `protobuf:"varint,3,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
 	// Filters; empty matches everything. Names are "pod", "namespace/pod" or "namespace/".
-	From          string `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
-	To            string `protobuf:"bytes,5,opt,name=to,proto3" json:"to,omitempty"`
-	Namespace     string `protobuf:"bytes,6,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Pod           string `protobuf:"bytes,7,opt,name=pod,proto3" json:"pod,omitempty"`
-	Verdict       string `protobuf:"bytes,8,opt,name=verdict,proto3" json:"verdict,omitempty"`
-	Port          uint32 `protobuf:"varint,9,opt,name=port,proto3" json:"port,omitempty"`
-	Protocol      string `protobuf:"bytes,10,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Id            string `protobuf:"bytes,11,opt,name=id,proto3" json:"id,omitempty"`
-	Node          string `protobuf:"bytes,12,opt,name=node,proto3" json:"node,omitempty"`
+	From      string `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
+	To        string `protobuf:"bytes,5,opt,name=to,proto3" json:"to,omitempty"`
+	Namespace string `protobuf:"bytes,6,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string `protobuf:"bytes,7,opt,name=pod,proto3" json:"pod,omitempty"`
+	Verdict   string `protobuf:"bytes,8,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Port      uint32 `protobuf:"varint,9,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol  string `protobuf:"bytes,10,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The beginning of a connection's id, or of a request's trace id.
+	Id   string `protobuf:"bytes,11,opt,name=id,proto3" json:"id,omitempty"`
+	Node string `protobuf:"bytes,12,opt,name=node,proto3" json:"node,omitempty"`
+	// "connection" or "request"; empty is both.
+	Type string `protobuf:"bytes,13,opt,name=type,proto3" json:"type,omitempty"`
+	// Of requests only; connections do not match them. A path matches what begins with it.
+	Method string `protobuf:"bytes,14,opt,name=method,proto3" json:"method,omitempty"`
+	Path   string `protobuf:"bytes,15,opt,name=path,proto3" json:"path,omitempty"`
+	// A number such as 404, or a class such as 5xx.
+	Status        string `protobuf:"bytes,16,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[19]
+	mi := &file_api_adminv1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +2084,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[19]
+	mi := &file_api_adminv1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +2097,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{19}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FlowsRequest) GetFollow() bool {
@@ -1680,6 +2184,34 @@ func (x *FlowsRequest) GetNode() string {
 	return ""
 }
 
+func (x *FlowsRequest) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *FlowsRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *FlowsRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *FlowsRequest) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
 type WorkloadsReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Workloads     []*WorkloadInfo        `protobuf:"bytes,1,rep,name=workloads,proto3" json:"workloads,omitempty"`
@@ -1689,7 +2221,7 @@ type WorkloadsReply struct {
 
 func (x *WorkloadsReply) Reset() {
 	*x = WorkloadsReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[20]
+	mi := &file_api_adminv1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +2233,7 @@ func (x *WorkloadsReply) String() string {
 func (*WorkloadsReply) ProtoMessage() {}
 
 func (x *WorkloadsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[20]
+	mi := &file_api_adminv1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +2246,7 @@ func (x *WorkloadsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadsReply.ProtoReflect.Descriptor instead.
 func (*WorkloadsReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{20}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WorkloadsReply) GetWorkloads() []*WorkloadInfo {
@@ -1747,7 +2279,7 @@ type WorkloadInfo struct {
 
 func (x *WorkloadInfo) Reset() {
 	*x = WorkloadInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[21]
+	mi := &file_api_adminv1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +2291,7 @@ func (x *WorkloadInfo) String() string {
 func (*WorkloadInfo) ProtoMessage() {}
 
 func (x *WorkloadInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[21]
+	mi := &file_api_adminv1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +2304,7 @@ func (x *WorkloadInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadInfo.ProtoReflect.Descriptor instead.
 func (*WorkloadInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{21}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WorkloadInfo) GetUid() string {
@@ -1882,7 +2414,7 @@ type ServicesReply struct {
 
 func (x *ServicesReply) Reset() {
 	*x = ServicesReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[22]
+	mi := &file_api_adminv1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +2426,7 @@ func (x *ServicesReply) String() string {
 func (*ServicesReply) ProtoMessage() {}
 
 func (x *ServicesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[22]
+	mi := &file_api_adminv1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2439,7 @@ func (x *ServicesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesReply.ProtoReflect.Descriptor instead.
 func (*ServicesReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{22}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ServicesReply) GetServices() []*ServiceInfo {
@@ -1931,7 +2463,7 @@ type ServiceInfo struct {
 
 func (x *ServiceInfo) Reset() {
 	*x = ServiceInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[23]
+	mi := &file_api_adminv1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2475,7 @@ func (x *ServiceInfo) String() string {
 func (*ServiceInfo) ProtoMessage() {}
 
 func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[23]
+	mi := &file_api_adminv1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2488,7 @@ func (x *ServiceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceInfo.ProtoReflect.Descriptor instead.
 func (*ServiceInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{23}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ServiceInfo) GetNamespace() string {
@@ -2015,7 +2547,7 @@ type EndpointInfo struct {
 
 func (x *EndpointInfo) Reset() {
 	*x = EndpointInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[24]
+	mi := &file_api_adminv1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2559,7 @@ func (x *EndpointInfo) String() string {
 func (*EndpointInfo) ProtoMessage() {}
 
 func (x *EndpointInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[24]
+	mi := &file_api_adminv1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2572,7 @@ func (x *EndpointInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointInfo.ProtoReflect.Descriptor instead.
 func (*EndpointInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{24}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *EndpointInfo) GetWorkload() string {
@@ -2094,7 +2626,7 @@ type PoliciesReply struct {
 
 func (x *PoliciesReply) Reset() {
 	*x = PoliciesReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[25]
+	mi := &file_api_adminv1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2638,7 @@ func (x *PoliciesReply) String() string {
 func (*PoliciesReply) ProtoMessage() {}
 
 func (x *PoliciesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[25]
+	mi := &file_api_adminv1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2651,7 @@ func (x *PoliciesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesReply.ProtoReflect.Descriptor instead.
 func (*PoliciesReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{25}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PoliciesReply) GetPolicies() []*PolicyInfo {
@@ -2153,7 +2685,7 @@ type PolicyInfo struct {
 
 func (x *PolicyInfo) Reset() {
 	*x = PolicyInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[26]
+	mi := &file_api_adminv1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2697,7 @@ func (x *PolicyInfo) String() string {
 func (*PolicyInfo) ProtoMessage() {}
 
 func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[26]
+	mi := &file_api_adminv1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2710,7 @@ func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyInfo.ProtoReflect.Descriptor instead.
 func (*PolicyInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{26}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PolicyInfo) GetKind() string {
@@ -2261,7 +2793,7 @@ type CertsReply struct {
 
 func (x *CertsReply) Reset() {
 	*x = CertsReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[27]
+	mi := &file_api_adminv1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2805,7 @@ func (x *CertsReply) String() string {
 func (*CertsReply) ProtoMessage() {}
 
 func (x *CertsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[27]
+	mi := &file_api_adminv1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2818,7 @@ func (x *CertsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsReply.ProtoReflect.Descriptor instead.
 func (*CertsReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{27}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CertsReply) GetCerts() []*CertInfo {
@@ -2323,7 +2855,7 @@ type CertInfo struct {
 
 func (x *CertInfo) Reset() {
 	*x = CertInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[28]
+	mi := &file_api_adminv1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2867,7 @@ func (x *CertInfo) String() string {
 func (*CertInfo) ProtoMessage() {}
 
 func (x *CertInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[28]
+	mi := &file_api_adminv1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2880,7 @@ func (x *CertInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertInfo.ProtoReflect.Descriptor instead.
 func (*CertInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{28}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CertInfo) GetNode() string {
@@ -2431,7 +2963,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[29]
+	mi := &file_api_adminv1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2975,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[29]
+	mi := &file_api_adminv1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2988,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{29}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RenewRequest) GetRoot() string {
@@ -2478,7 +3010,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[30]
+	mi := &file_api_adminv1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +3022,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[30]
+	mi := &file_api_adminv1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +3035,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{30}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RenewReply) GetDue() uint32 {
@@ -2532,7 +3064,7 @@ type BundleInfo struct {
 
 func (x *BundleInfo) Reset() {
 	*x = BundleInfo{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[31]
+	mi := &file_api_adminv1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +3076,7 @@ func (x *BundleInfo) String() string {
 func (*BundleInfo) ProtoMessage() {}
 
 func (x *BundleInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[31]
+	mi := &file_api_adminv1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +3089,7 @@ func (x *BundleInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleInfo.ProtoReflect.Descriptor instead.
 func (*BundleInfo) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{31}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *BundleInfo) GetNode() string {
@@ -2597,7 +3129,7 @@ type ConnectionsReply struct {
 
 func (x *ConnectionsReply) Reset() {
 	*x = ConnectionsReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[32]
+	mi := &file_api_adminv1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2609,7 +3141,7 @@ func (x *ConnectionsReply) String() string {
 func (*ConnectionsReply) ProtoMessage() {}
 
 func (x *ConnectionsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[32]
+	mi := &file_api_adminv1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2622,7 +3154,7 @@ func (x *ConnectionsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionsReply.ProtoReflect.Descriptor instead.
 func (*ConnectionsReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{32}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ConnectionsReply) GetConnections() []*Flow {
@@ -2645,7 +3177,7 @@ type AuthzRequest struct {
 
 func (x *AuthzRequest) Reset() {
 	*x = AuthzRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[33]
+	mi := &file_api_adminv1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +3189,7 @@ func (x *AuthzRequest) String() string {
 func (*AuthzRequest) ProtoMessage() {}
 
 func (x *AuthzRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[33]
+	mi := &file_api_adminv1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +3202,7 @@ func (x *AuthzRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthzRequest.ProtoReflect.Descriptor instead.
 func (*AuthzRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{33}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AuthzRequest) GetFrom() string {
@@ -2716,7 +3248,7 @@ type AuthzReply struct {
 
 func (x *AuthzReply) Reset() {
 	*x = AuthzReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[34]
+	mi := &file_api_adminv1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +3260,7 @@ func (x *AuthzReply) String() string {
 func (*AuthzReply) ProtoMessage() {}
 
 func (x *AuthzReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[34]
+	mi := &file_api_adminv1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +3273,7 @@ func (x *AuthzReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthzReply.ProtoReflect.Descriptor instead.
 func (*AuthzReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{34}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AuthzReply) GetAllowed() bool {
@@ -2808,7 +3340,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[35]
+	mi := &file_api_adminv1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +3352,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[35]
+	mi := &file_api_adminv1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +3365,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{35}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WhyRequest) GetSrc() string {
@@ -2874,7 +3406,7 @@ type WhyReply struct {
 
 func (x *WhyReply) Reset() {
 	*x = WhyReply{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[36]
+	mi := &file_api_adminv1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +3418,7 @@ func (x *WhyReply) String() string {
 func (*WhyReply) ProtoMessage() {}
 
 func (x *WhyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[36]
+	mi := &file_api_adminv1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +3431,7 @@ func (x *WhyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyReply.ProtoReflect.Descriptor instead.
 func (*WhyReply) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{36}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WhyReply) GetSteps() []*Step {
@@ -2931,7 +3463,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_api_adminv1_admin_proto_msgTypes[37]
+	mi := &file_api_adminv1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3475,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_api_adminv1_admin_proto_msgTypes[37]
+	mi := &file_api_adminv1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3488,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{37}
+	return file_api_adminv1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Step) GetName() string {
@@ -3032,13 +3564,36 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x0fPodsReportReply\"+\n" +
 	"\vListRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"\x0f\n" +
-	"\rStatusRequest\"\xb9\x01\n" +
+	"\rStatusRequest\"\xf8\x01\n" +
 	"\vStatusReply\x12A\n" +
 	"\n" +
 	"controller\x18\x01 \x01(\v2!.warren.admin.v1.ControllerStatusR\n" +
 	"controller\x121\n" +
 	"\x05nodes\x18\x02 \x03(\v2\x1b.warren.admin.v1.NodeStatusR\x05nodes\x124\n" +
-	"\bproblems\x18\x03 \x03(\v2\x18.warren.admin.v1.ProblemR\bproblems\"\x93\x02\n" +
+	"\bproblems\x18\x03 \x03(\v2\x18.warren.admin.v1.ProblemR\bproblems\x12=\n" +
+	"\twaypoints\x18\x04 \x03(\v2\x1f.warren.admin.v1.WaypointStatusR\twaypoints\"\xc4\x05\n" +
+	"\x0eWaypointStatus\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\x12\x10\n" +
+	"\x03pod\x18\x03 \x01(\tR\x03pod\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12!\n" +
+	"\fstarted_unix\x18\x06 \x01(\x03R\vstartedUnix\x12\x1c\n" +
+	"\tconnected\x18\a \x01(\bR\tconnected\x121\n" +
+	"\x14controller_connected\x18\b \x01(\bR\x13controllerConnected\x12)\n" +
+	"\x10enforced_version\x18\t \x01(\x04R\x0fenforcedVersion\x12%\n" +
+	"\x0elatest_version\x18\n" +
+	" \x01(\x04R\rlatestVersion\x12\x14\n" +
+	"\x05epoch\x18\v \x01(\tR\x05epoch\x12\x1b\n" +
+	"\tlast_nack\x18\f \x01(\tR\blastNack\x12#\n" +
+	"\renforced_unix\x18\r \x01(\x03R\fenforcedUnix\x12\x1b\n" +
+	"\tspiffe_id\x18\x0e \x01(\tR\bspiffeId\x12-\n" +
+	"\x13svid_not_after_unix\x18\x0f \x01(\x03R\x10svidNotAfterUnix\x12)\n" +
+	"\x10open_connections\x18\x10 \x01(\rR\x0fopenConnections\x12#\n" +
+	"\ropen_requests\x18\x11 \x01(\rR\fopenRequests\x12\x1a\n" +
+	"\brequests\x18\x12 \x01(\x04R\brequests\x12.\n" +
+	"\x13requests_per_second\x18\x13 \x01(\x01R\x11requestsPerSecond\x124\n" +
+	"\bproblems\x18\x14 \x03(\v2\x18.warren.admin.v1.ProblemR\bproblems\"\x93\x02\n" +
 	"\x10ControllerStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12%\n" +
@@ -3100,7 +3655,7 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x0fservice_account\x18\x05 \x01(\tR\x0eserviceAccount\x12\x1b\n" +
 	"\tspiffe_id\x18\x06 \x01(\tR\bspiffeId\x12\x12\n" +
 	"\x04node\x18\a \x01(\tR\x04node\x12\x18\n" +
-	"\aservice\x18\b \x01(\tR\aservice\"\x93\x04\n" +
+	"\aservice\x18\b \x01(\tR\aservice\"\xd7\x04\n" +
 	"\x04Flow\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -3120,14 +3675,44 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\rend_unix_nano\x18\x0f \x01(\x03R\vendUnixNano\x12/\n" +
 	"\x06phases\x18\x10 \x01(\v2\x17.warren.admin.v1.PhasesR\x06phases\x12\x1a\n" +
 	"\bprotocol\x18\x11 \x01(\tR\bprotocol\x12\x14\n" +
-	"\x05audit\x18\x12 \x01(\tR\x05audit\"\x94\x01\n" +
+	"\x05audit\x18\x12 \x01(\tR\x05audit\x120\n" +
+	"\x04http\x18\x13 \x01(\v2\x1c.warren.admin.v1.HTTPRequestR\x04http\x12\x10\n" +
+	"\x03pod\x18\x14 \x01(\tR\x03pod\"\xec\x03\n" +
+	"\vHTTPRequest\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\rR\x06status\x12\x1f\n" +
+	"\vgrpc_status\x18\x05 \x01(\x05R\n" +
+	"grpcStatus\x12\x14\n" +
+	"\x05route\x18\x06 \x01(\tR\x05route\x12\x12\n" +
+	"\x04rule\x18\a \x01(\tR\x04rule\x12\x18\n" +
+	"\abackend\x18\b \x01(\tR\abackend\x12.\n" +
+	"\x05tries\x18\t \x03(\v2\x18.warren.admin.v1.HTTPTryR\x05tries\x12\x18\n" +
+	"\aoutcome\x18\n" +
+	" \x01(\tR\aoutcome\x12\x16\n" +
+	"\x06header\x18\v \x01(\x03R\x06header\x12\x1a\n" +
+	"\bduration\x18\f \x01(\x03R\bduration\x12\x19\n" +
+	"\btrace_id\x18\r \x01(\tR\atraceId\x12\x17\n" +
+	"\aspan_id\x18\x0e \x01(\tR\x06spanId\x12\x1b\n" +
+	"\tparent_id\x18\x0f \x01(\tR\bparentId\x12\x18\n" +
+	"\asampled\x18\x10 \x01(\bR\asampled\x12\x1d\n" +
+	"\n" +
+	"user_agent\x18\x11 \x01(\tR\tuserAgent\x12\x18\n" +
+	"\agateway\x18\x12 \x01(\tR\agateway\"\xa6\x01\n" +
+	"\aHTTPTry\x121\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x15.warren.admin.v1.PeerR\bendpoint\x12&\n" +
+	"\x0fstart_unix_nano\x18\x02 \x01(\x03R\rstartUnixNano\x12\x12\n" +
+	"\x04took\x18\x03 \x01(\x03R\x04took\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\rR\x06status\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\x94\x01\n" +
 	"\x06Phases\x12\x18\n" +
 	"\acapture\x18\x01 \x01(\x03R\acapture\x12\x14\n" +
 	"\x05route\x18\x02 \x01(\x03R\x05route\x12\x18\n" +
 	"\aconnect\x18\x03 \x01(\x03R\aconnect\x12\x10\n" +
 	"\x03tls\x18\x04 \x01(\x03R\x03tls\x12\x1c\n" +
 	"\tauthorize\x18\x05 \x01(\x03R\tauthorize\x12\x10\n" +
-	"\x03app\x18\x06 \x01(\x03R\x03app\"\xa4\x02\n" +
+	"\x03app\x18\x06 \x01(\x03R\x03app\"\xfc\x02\n" +
 	"\fFlowsRequest\x12\x16\n" +
 	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\rR\x04last\x12&\n" +
@@ -3141,7 +3726,11 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\bprotocol\x18\n" +
 	" \x01(\tR\bprotocol\x12\x0e\n" +
 	"\x02id\x18\v \x01(\tR\x02id\x12\x12\n" +
-	"\x04node\x18\f \x01(\tR\x04node\"M\n" +
+	"\x04node\x18\f \x01(\tR\x04node\x12\x12\n" +
+	"\x04type\x18\r \x01(\tR\x04type\x12\x16\n" +
+	"\x06method\x18\x0e \x01(\tR\x06method\x12\x12\n" +
+	"\x04path\x18\x0f \x01(\tR\x04path\x12\x16\n" +
+	"\x06status\x18\x10 \x01(\tR\x06status\"M\n" +
 	"\x0eWorkloadsReply\x12;\n" +
 	"\tworkloads\x18\x01 \x03(\v2\x1d.warren.admin.v1.WorkloadInfoR\tworkloads\"\xf3\x03\n" +
 	"\fWorkloadInfo\x12\x10\n" +
@@ -3289,7 +3878,7 @@ func file_api_adminv1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_api_adminv1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_adminv1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_api_adminv1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_api_adminv1_admin_proto_goTypes = []any{
 	(Problem_Severity)(0),    // 0: warren.admin.v1.Problem.Severity
 	(*RelayCall)(nil),        // 1: warren.admin.v1.RelayCall
@@ -3304,89 +3893,97 @@ var file_api_adminv1_admin_proto_goTypes = []any{
 	(*ListRequest)(nil),      // 10: warren.admin.v1.ListRequest
 	(*StatusRequest)(nil),    // 11: warren.admin.v1.StatusRequest
 	(*StatusReply)(nil),      // 12: warren.admin.v1.StatusReply
-	(*ControllerStatus)(nil), // 13: warren.admin.v1.ControllerStatus
-	(*NodeStatus)(nil),       // 14: warren.admin.v1.NodeStatus
-	(*PodStatus)(nil),        // 15: warren.admin.v1.PodStatus
-	(*Problem)(nil),          // 16: warren.admin.v1.Problem
-	(*Peer)(nil),             // 17: warren.admin.v1.Peer
-	(*Flow)(nil),             // 18: warren.admin.v1.Flow
-	(*Phases)(nil),           // 19: warren.admin.v1.Phases
-	(*FlowsRequest)(nil),     // 20: warren.admin.v1.FlowsRequest
-	(*WorkloadsReply)(nil),   // 21: warren.admin.v1.WorkloadsReply
-	(*WorkloadInfo)(nil),     // 22: warren.admin.v1.WorkloadInfo
-	(*ServicesReply)(nil),    // 23: warren.admin.v1.ServicesReply
-	(*ServiceInfo)(nil),      // 24: warren.admin.v1.ServiceInfo
-	(*EndpointInfo)(nil),     // 25: warren.admin.v1.EndpointInfo
-	(*PoliciesReply)(nil),    // 26: warren.admin.v1.PoliciesReply
-	(*PolicyInfo)(nil),       // 27: warren.admin.v1.PolicyInfo
-	(*CertsReply)(nil),       // 28: warren.admin.v1.CertsReply
-	(*CertInfo)(nil),         // 29: warren.admin.v1.CertInfo
-	(*RenewRequest)(nil),     // 30: warren.admin.v1.RenewRequest
-	(*RenewReply)(nil),       // 31: warren.admin.v1.RenewReply
-	(*BundleInfo)(nil),       // 32: warren.admin.v1.BundleInfo
-	(*ConnectionsReply)(nil), // 33: warren.admin.v1.ConnectionsReply
-	(*AuthzRequest)(nil),     // 34: warren.admin.v1.AuthzRequest
-	(*AuthzReply)(nil),       // 35: warren.admin.v1.AuthzReply
-	(*WhyRequest)(nil),       // 36: warren.admin.v1.WhyRequest
-	(*WhyReply)(nil),         // 37: warren.admin.v1.WhyReply
-	(*Step)(nil),             // 38: warren.admin.v1.Step
-	nil,                      // 39: warren.admin.v1.NodeStatus.CaptureCountersEntry
-	nil,                      // 40: warren.admin.v1.WorkloadInfo.MtlsPortsEntry
+	(*WaypointStatus)(nil),   // 13: warren.admin.v1.WaypointStatus
+	(*ControllerStatus)(nil), // 14: warren.admin.v1.ControllerStatus
+	(*NodeStatus)(nil),       // 15: warren.admin.v1.NodeStatus
+	(*PodStatus)(nil),        // 16: warren.admin.v1.PodStatus
+	(*Problem)(nil),          // 17: warren.admin.v1.Problem
+	(*Peer)(nil),             // 18: warren.admin.v1.Peer
+	(*Flow)(nil),             // 19: warren.admin.v1.Flow
+	(*HTTPRequest)(nil),      // 20: warren.admin.v1.HTTPRequest
+	(*HTTPTry)(nil),          // 21: warren.admin.v1.HTTPTry
+	(*Phases)(nil),           // 22: warren.admin.v1.Phases
+	(*FlowsRequest)(nil),     // 23: warren.admin.v1.FlowsRequest
+	(*WorkloadsReply)(nil),   // 24: warren.admin.v1.WorkloadsReply
+	(*WorkloadInfo)(nil),     // 25: warren.admin.v1.WorkloadInfo
+	(*ServicesReply)(nil),    // 26: warren.admin.v1.ServicesReply
+	(*ServiceInfo)(nil),      // 27: warren.admin.v1.ServiceInfo
+	(*EndpointInfo)(nil),     // 28: warren.admin.v1.EndpointInfo
+	(*PoliciesReply)(nil),    // 29: warren.admin.v1.PoliciesReply
+	(*PolicyInfo)(nil),       // 30: warren.admin.v1.PolicyInfo
+	(*CertsReply)(nil),       // 31: warren.admin.v1.CertsReply
+	(*CertInfo)(nil),         // 32: warren.admin.v1.CertInfo
+	(*RenewRequest)(nil),     // 33: warren.admin.v1.RenewRequest
+	(*RenewReply)(nil),       // 34: warren.admin.v1.RenewReply
+	(*BundleInfo)(nil),       // 35: warren.admin.v1.BundleInfo
+	(*ConnectionsReply)(nil), // 36: warren.admin.v1.ConnectionsReply
+	(*AuthzRequest)(nil),     // 37: warren.admin.v1.AuthzRequest
+	(*AuthzReply)(nil),       // 38: warren.admin.v1.AuthzReply
+	(*WhyRequest)(nil),       // 39: warren.admin.v1.WhyRequest
+	(*WhyReply)(nil),         // 40: warren.admin.v1.WhyReply
+	(*Step)(nil),             // 41: warren.admin.v1.Step
+	nil,                      // 42: warren.admin.v1.NodeStatus.CaptureCountersEntry
+	nil,                      // 43: warren.admin.v1.WorkloadInfo.MtlsPortsEntry
 }
 var file_api_adminv1_admin_proto_depIdxs = []int32{
 	8,  // 0: warren.admin.v1.PodsReport.pods:type_name -> warren.admin.v1.PodState
-	13, // 1: warren.admin.v1.StatusReply.controller:type_name -> warren.admin.v1.ControllerStatus
-	14, // 2: warren.admin.v1.StatusReply.nodes:type_name -> warren.admin.v1.NodeStatus
-	16, // 3: warren.admin.v1.StatusReply.problems:type_name -> warren.admin.v1.Problem
-	15, // 4: warren.admin.v1.NodeStatus.pods:type_name -> warren.admin.v1.PodStatus
-	39, // 5: warren.admin.v1.NodeStatus.capture_counters:type_name -> warren.admin.v1.NodeStatus.CaptureCountersEntry
-	16, // 6: warren.admin.v1.NodeStatus.problems:type_name -> warren.admin.v1.Problem
-	0,  // 7: warren.admin.v1.Problem.severity:type_name -> warren.admin.v1.Problem.Severity
-	17, // 8: warren.admin.v1.Flow.src:type_name -> warren.admin.v1.Peer
-	17, // 9: warren.admin.v1.Flow.dst:type_name -> warren.admin.v1.Peer
-	19, // 10: warren.admin.v1.Flow.phases:type_name -> warren.admin.v1.Phases
-	22, // 11: warren.admin.v1.WorkloadsReply.workloads:type_name -> warren.admin.v1.WorkloadInfo
-	40, // 12: warren.admin.v1.WorkloadInfo.mtls_ports:type_name -> warren.admin.v1.WorkloadInfo.MtlsPortsEntry
-	24, // 13: warren.admin.v1.ServicesReply.services:type_name -> warren.admin.v1.ServiceInfo
-	25, // 14: warren.admin.v1.ServiceInfo.endpoints:type_name -> warren.admin.v1.EndpointInfo
-	27, // 15: warren.admin.v1.PoliciesReply.policies:type_name -> warren.admin.v1.PolicyInfo
-	29, // 16: warren.admin.v1.CertsReply.certs:type_name -> warren.admin.v1.CertInfo
-	32, // 17: warren.admin.v1.CertsReply.bundles:type_name -> warren.admin.v1.BundleInfo
-	18, // 18: warren.admin.v1.ConnectionsReply.connections:type_name -> warren.admin.v1.Flow
-	38, // 19: warren.admin.v1.WhyReply.steps:type_name -> warren.admin.v1.Step
-	11, // 20: warren.admin.v1.Admin.Status:input_type -> warren.admin.v1.StatusRequest
-	20, // 21: warren.admin.v1.Admin.Flows:input_type -> warren.admin.v1.FlowsRequest
-	10, // 22: warren.admin.v1.Admin.Workloads:input_type -> warren.admin.v1.ListRequest
-	10, // 23: warren.admin.v1.Admin.Services:input_type -> warren.admin.v1.ListRequest
-	10, // 24: warren.admin.v1.Admin.Policies:input_type -> warren.admin.v1.ListRequest
-	10, // 25: warren.admin.v1.Admin.Certs:input_type -> warren.admin.v1.ListRequest
-	10, // 26: warren.admin.v1.Admin.Connections:input_type -> warren.admin.v1.ListRequest
-	30, // 27: warren.admin.v1.Admin.Renew:input_type -> warren.admin.v1.RenewRequest
-	34, // 28: warren.admin.v1.Admin.Authz:input_type -> warren.admin.v1.AuthzRequest
-	36, // 29: warren.admin.v1.Admin.Why:input_type -> warren.admin.v1.WhyRequest
-	3,  // 30: warren.admin.v1.Pods.Add:input_type -> warren.admin.v1.AddPodRequest
-	5,  // 31: warren.admin.v1.Pods.Remove:input_type -> warren.admin.v1.RemovePodRequest
-	7,  // 32: warren.admin.v1.Reports.Pods:input_type -> warren.admin.v1.PodsReport
-	2,  // 33: warren.admin.v1.Relay.Connect:input_type -> warren.admin.v1.RelayReply
-	12, // 34: warren.admin.v1.Admin.Status:output_type -> warren.admin.v1.StatusReply
-	18, // 35: warren.admin.v1.Admin.Flows:output_type -> warren.admin.v1.Flow
-	21, // 36: warren.admin.v1.Admin.Workloads:output_type -> warren.admin.v1.WorkloadsReply
-	23, // 37: warren.admin.v1.Admin.Services:output_type -> warren.admin.v1.ServicesReply
-	26, // 38: warren.admin.v1.Admin.Policies:output_type -> warren.admin.v1.PoliciesReply
-	28, // 39: warren.admin.v1.Admin.Certs:output_type -> warren.admin.v1.CertsReply
-	33, // 40: warren.admin.v1.Admin.Connections:output_type -> warren.admin.v1.ConnectionsReply
-	31, // 41: warren.admin.v1.Admin.Renew:output_type -> warren.admin.v1.RenewReply
-	35, // 42: warren.admin.v1.Admin.Authz:output_type -> warren.admin.v1.AuthzReply
-	37, // 43: warren.admin.v1.Admin.Why:output_type -> warren.admin.v1.WhyReply
-	4,  // 44: warren.admin.v1.Pods.Add:output_type -> warren.admin.v1.AddPodReply
-	6,  // 45: warren.admin.v1.Pods.Remove:output_type -> warren.admin.v1.RemovePodReply
-	9,  // 46: warren.admin.v1.Reports.Pods:output_type -> warren.admin.v1.PodsReportReply
-	1,  // 47: warren.admin.v1.Relay.Connect:output_type -> warren.admin.v1.RelayCall
-	34, // [34:48] is the sub-list for method output_type
-	20, // [20:34] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	14, // 1: warren.admin.v1.StatusReply.controller:type_name -> warren.admin.v1.ControllerStatus
+	15, // 2: warren.admin.v1.StatusReply.nodes:type_name -> warren.admin.v1.NodeStatus
+	17, // 3: warren.admin.v1.StatusReply.problems:type_name -> warren.admin.v1.Problem
+	13, // 4: warren.admin.v1.StatusReply.waypoints:type_name -> warren.admin.v1.WaypointStatus
+	17, // 5: warren.admin.v1.WaypointStatus.problems:type_name -> warren.admin.v1.Problem
+	16, // 6: warren.admin.v1.NodeStatus.pods:type_name -> warren.admin.v1.PodStatus
+	42, // 7: warren.admin.v1.NodeStatus.capture_counters:type_name -> warren.admin.v1.NodeStatus.CaptureCountersEntry
+	17, // 8: warren.admin.v1.NodeStatus.problems:type_name -> warren.admin.v1.Problem
+	0,  // 9: warren.admin.v1.Problem.severity:type_name -> warren.admin.v1.Problem.Severity
+	18, // 10: warren.admin.v1.Flow.src:type_name -> warren.admin.v1.Peer
+	18, // 11: warren.admin.v1.Flow.dst:type_name -> warren.admin.v1.Peer
+	22, // 12: warren.admin.v1.Flow.phases:type_name -> warren.admin.v1.Phases
+	20, // 13: warren.admin.v1.Flow.http:type_name -> warren.admin.v1.HTTPRequest
+	21, // 14: warren.admin.v1.HTTPRequest.tries:type_name -> warren.admin.v1.HTTPTry
+	18, // 15: warren.admin.v1.HTTPTry.endpoint:type_name -> warren.admin.v1.Peer
+	25, // 16: warren.admin.v1.WorkloadsReply.workloads:type_name -> warren.admin.v1.WorkloadInfo
+	43, // 17: warren.admin.v1.WorkloadInfo.mtls_ports:type_name -> warren.admin.v1.WorkloadInfo.MtlsPortsEntry
+	27, // 18: warren.admin.v1.ServicesReply.services:type_name -> warren.admin.v1.ServiceInfo
+	28, // 19: warren.admin.v1.ServiceInfo.endpoints:type_name -> warren.admin.v1.EndpointInfo
+	30, // 20: warren.admin.v1.PoliciesReply.policies:type_name -> warren.admin.v1.PolicyInfo
+	32, // 21: warren.admin.v1.CertsReply.certs:type_name -> warren.admin.v1.CertInfo
+	35, // 22: warren.admin.v1.CertsReply.bundles:type_name -> warren.admin.v1.BundleInfo
+	19, // 23: warren.admin.v1.ConnectionsReply.connections:type_name -> warren.admin.v1.Flow
+	41, // 24: warren.admin.v1.WhyReply.steps:type_name -> warren.admin.v1.Step
+	11, // 25: warren.admin.v1.Admin.Status:input_type -> warren.admin.v1.StatusRequest
+	23, // 26: warren.admin.v1.Admin.Flows:input_type -> warren.admin.v1.FlowsRequest
+	10, // 27: warren.admin.v1.Admin.Workloads:input_type -> warren.admin.v1.ListRequest
+	10, // 28: warren.admin.v1.Admin.Services:input_type -> warren.admin.v1.ListRequest
+	10, // 29: warren.admin.v1.Admin.Policies:input_type -> warren.admin.v1.ListRequest
+	10, // 30: warren.admin.v1.Admin.Certs:input_type -> warren.admin.v1.ListRequest
+	10, // 31: warren.admin.v1.Admin.Connections:input_type -> warren.admin.v1.ListRequest
+	33, // 32: warren.admin.v1.Admin.Renew:input_type -> warren.admin.v1.RenewRequest
+	37, // 33: warren.admin.v1.Admin.Authz:input_type -> warren.admin.v1.AuthzRequest
+	39, // 34: warren.admin.v1.Admin.Why:input_type -> warren.admin.v1.WhyRequest
+	3,  // 35: warren.admin.v1.Pods.Add:input_type -> warren.admin.v1.AddPodRequest
+	5,  // 36: warren.admin.v1.Pods.Remove:input_type -> warren.admin.v1.RemovePodRequest
+	7,  // 37: warren.admin.v1.Reports.Pods:input_type -> warren.admin.v1.PodsReport
+	2,  // 38: warren.admin.v1.Relay.Connect:input_type -> warren.admin.v1.RelayReply
+	12, // 39: warren.admin.v1.Admin.Status:output_type -> warren.admin.v1.StatusReply
+	19, // 40: warren.admin.v1.Admin.Flows:output_type -> warren.admin.v1.Flow
+	24, // 41: warren.admin.v1.Admin.Workloads:output_type -> warren.admin.v1.WorkloadsReply
+	26, // 42: warren.admin.v1.Admin.Services:output_type -> warren.admin.v1.ServicesReply
+	29, // 43: warren.admin.v1.Admin.Policies:output_type -> warren.admin.v1.PoliciesReply
+	31, // 44: warren.admin.v1.Admin.Certs:output_type -> warren.admin.v1.CertsReply
+	36, // 45: warren.admin.v1.Admin.Connections:output_type -> warren.admin.v1.ConnectionsReply
+	34, // 46: warren.admin.v1.Admin.Renew:output_type -> warren.admin.v1.RenewReply
+	38, // 47: warren.admin.v1.Admin.Authz:output_type -> warren.admin.v1.AuthzReply
+	40, // 48: warren.admin.v1.Admin.Why:output_type -> warren.admin.v1.WhyReply
+	4,  // 49: warren.admin.v1.Pods.Add:output_type -> warren.admin.v1.AddPodReply
+	6,  // 50: warren.admin.v1.Pods.Remove:output_type -> warren.admin.v1.RemovePodReply
+	9,  // 51: warren.admin.v1.Reports.Pods:output_type -> warren.admin.v1.PodsReportReply
+	1,  // 52: warren.admin.v1.Relay.Connect:output_type -> warren.admin.v1.RelayCall
+	39, // [39:53] is the sub-list for method output_type
+	25, // [25:39] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_api_adminv1_admin_proto_init() }
@@ -3400,7 +3997,7 @@ func file_api_adminv1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_adminv1_admin_proto_rawDesc), len(file_api_adminv1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   40,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -84,6 +84,67 @@ func (x *AttestNodeRequest) GetCsr() []byte {
 	return nil
 }
 
+type AttestWaypointRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	WorkloadUid string                 `protobuf:"bytes,1,opt,name=workload_uid,json=workloadUid,proto3" json:"workload_uid,omitempty"`
+	Proof       string                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	// PKCS #10, DER.
+	Csr           []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttestWaypointRequest) Reset() {
+	*x = AttestWaypointRequest{}
+	mi := &file_api_cav1_ca_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttestWaypointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttestWaypointRequest) ProtoMessage() {}
+
+func (x *AttestWaypointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_cav1_ca_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttestWaypointRequest.ProtoReflect.Descriptor instead.
+func (*AttestWaypointRequest) Descriptor() ([]byte, []int) {
+	return file_api_cav1_ca_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AttestWaypointRequest) GetWorkloadUid() string {
+	if x != nil {
+		return x.WorkloadUid
+	}
+	return ""
+}
+
+func (x *AttestWaypointRequest) GetProof() string {
+	if x != nil {
+		return x.Proof
+	}
+	return ""
+}
+
+func (x *AttestWaypointRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
 type RenewNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
@@ -93,7 +154,7 @@ type RenewNodeRequest struct {
 
 func (x *RenewNodeRequest) Reset() {
 	*x = RenewNodeRequest{}
-	mi := &file_api_cav1_ca_proto_msgTypes[1]
+	mi := &file_api_cav1_ca_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -105,7 +166,7 @@ func (x *RenewNodeRequest) String() string {
 func (*RenewNodeRequest) ProtoMessage() {}
 
 func (x *RenewNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_cav1_ca_proto_msgTypes[1]
+	mi := &file_api_cav1_ca_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -118,7 +179,7 @@ func (x *RenewNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewNodeRequest.ProtoReflect.Descriptor instead.
 func (*RenewNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_cav1_ca_proto_rawDescGZIP(), []int{1}
+	return file_api_cav1_ca_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RenewNodeRequest) GetCsr() []byte {
@@ -138,7 +199,7 @@ type SignWorkloadRequest struct {
 
 func (x *SignWorkloadRequest) Reset() {
 	*x = SignWorkloadRequest{}
-	mi := &file_api_cav1_ca_proto_msgTypes[2]
+	mi := &file_api_cav1_ca_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -150,7 +211,7 @@ func (x *SignWorkloadRequest) String() string {
 func (*SignWorkloadRequest) ProtoMessage() {}
 
 func (x *SignWorkloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_cav1_ca_proto_msgTypes[2]
+	mi := &file_api_cav1_ca_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -163,7 +224,7 @@ func (x *SignWorkloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadRequest.ProtoReflect.Descriptor instead.
 func (*SignWorkloadRequest) Descriptor() ([]byte, []int) {
-	return file_api_cav1_ca_proto_rawDescGZIP(), []int{2}
+	return file_api_cav1_ca_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SignWorkloadRequest) GetWorkloadUid() string {
@@ -192,7 +253,7 @@ type SVID struct {
 
 func (x *SVID) Reset() {
 	*x = SVID{}
-	mi := &file_api_cav1_ca_proto_msgTypes[3]
+	mi := &file_api_cav1_ca_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -204,7 +265,7 @@ func (x *SVID) String() string {
 func (*SVID) ProtoMessage() {}
 
 func (x *SVID) ProtoReflect() protoreflect.Message {
-	mi := &file_api_cav1_ca_proto_msgTypes[3]
+	mi := &file_api_cav1_ca_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -217,7 +278,7 @@ func (x *SVID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SVID.ProtoReflect.Descriptor instead.
 func (*SVID) Descriptor() ([]byte, []int) {
-	return file_api_cav1_ca_proto_rawDescGZIP(), []int{3}
+	return file_api_cav1_ca_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SVID) GetSpiffeId() string {
@@ -243,6 +304,10 @@ const file_api_cav1_ca_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
 	"join_token\x18\x02 \x01(\tR\tjoinToken\x12\x10\n" +
+	"\x03csr\x18\x03 \x01(\fR\x03csr\"b\n" +
+	"\x15AttestWaypointRequest\x12!\n" +
+	"\fworkload_uid\x18\x01 \x01(\tR\vworkloadUid\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\tR\x05proof\x12\x10\n" +
 	"\x03csr\x18\x03 \x01(\fR\x03csr\"$\n" +
 	"\x10RenewNodeRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"J\n" +
@@ -251,10 +316,11 @@ const file_api_cav1_ca_proto_rawDesc = "" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\"9\n" +
 	"\x04SVID\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x14\n" +
-	"\x05chain\x18\x02 \x03(\fR\x05chain2\xcf\x01\n" +
+	"\x05chain\x18\x02 \x03(\fR\x05chain2\x9a\x02\n" +
 	"\x02CA\x12A\n" +
 	"\n" +
-	"AttestNode\x12\x1f.warren.ca.v1.AttestNodeRequest\x1a\x12.warren.ca.v1.SVID\x12?\n" +
+	"AttestNode\x12\x1f.warren.ca.v1.AttestNodeRequest\x1a\x12.warren.ca.v1.SVID\x12I\n" +
+	"\x0eAttestWaypoint\x12#.warren.ca.v1.AttestWaypointRequest\x1a\x12.warren.ca.v1.SVID\x12?\n" +
 	"\tRenewNode\x12\x1e.warren.ca.v1.RenewNodeRequest\x1a\x12.warren.ca.v1.SVID\x12E\n" +
 	"\fSignWorkload\x12!.warren.ca.v1.SignWorkloadRequest\x1a\x12.warren.ca.v1.SVIDB(Z&github.com/warren-mesh/warren/api/cav1b\x06proto3"
 
@@ -270,22 +336,25 @@ func file_api_cav1_ca_proto_rawDescGZIP() []byte {
 	return file_api_cav1_ca_proto_rawDescData
 }
 
-var file_api_cav1_ca_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_api_cav1_ca_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_api_cav1_ca_proto_goTypes = []any{
-	(*AttestNodeRequest)(nil),   // 0: warren.ca.v1.AttestNodeRequest
-	(*RenewNodeRequest)(nil),    // 1: warren.ca.v1.RenewNodeRequest
-	(*SignWorkloadRequest)(nil), // 2: warren.ca.v1.SignWorkloadRequest
-	(*SVID)(nil),                // 3: warren.ca.v1.SVID
+	(*AttestNodeRequest)(nil),     // 0: warren.ca.v1.AttestNodeRequest
+	(*AttestWaypointRequest)(nil), // 1: warren.ca.v1.AttestWaypointRequest
+	(*RenewNodeRequest)(nil),      // 2: warren.ca.v1.RenewNodeRequest
+	(*SignWorkloadRequest)(nil),   // 3: warren.ca.v1.SignWorkloadRequest
+	(*SVID)(nil),                  // 4: warren.ca.v1.SVID
 }
 var file_api_cav1_ca_proto_depIdxs = []int32{
 	0, // 0: warren.ca.v1.CA.AttestNode:input_type -> warren.ca.v1.AttestNodeRequest
-	1, // 1: warren.ca.v1.CA.RenewNode:input_type -> warren.ca.v1.RenewNodeRequest
-	2, // 2: warren.ca.v1.CA.SignWorkload:input_type -> warren.ca.v1.SignWorkloadRequest
-	3, // 3: warren.ca.v1.CA.AttestNode:output_type -> warren.ca.v1.SVID
-	3, // 4: warren.ca.v1.CA.RenewNode:output_type -> warren.ca.v1.SVID
-	3, // 5: warren.ca.v1.CA.SignWorkload:output_type -> warren.ca.v1.SVID
-	3, // [3:6] is the sub-list for method output_type
-	0, // [0:3] is the sub-list for method input_type
+	1, // 1: warren.ca.v1.CA.AttestWaypoint:input_type -> warren.ca.v1.AttestWaypointRequest
+	2, // 2: warren.ca.v1.CA.RenewNode:input_type -> warren.ca.v1.RenewNodeRequest
+	3, // 3: warren.ca.v1.CA.SignWorkload:input_type -> warren.ca.v1.SignWorkloadRequest
+	4, // 4: warren.ca.v1.CA.AttestNode:output_type -> warren.ca.v1.SVID
+	4, // 5: warren.ca.v1.CA.AttestWaypoint:output_type -> warren.ca.v1.SVID
+	4, // 6: warren.ca.v1.CA.RenewNode:output_type -> warren.ca.v1.SVID
+	4, // 7: warren.ca.v1.CA.SignWorkload:output_type -> warren.ca.v1.SVID
+	4, // [4:8] is the sub-list for method output_type
+	0, // [0:4] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -302,7 +371,7 @@ func file_api_cav1_ca_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_cav1_ca_proto_rawDesc), len(file_api_cav1_ca_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

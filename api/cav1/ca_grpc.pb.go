@@ -21,9 +21,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CA_AttestNode_FullMethodName   = "/warren.ca.v1.CA/AttestNode"
-	CA_RenewNode_FullMethodName    = "/warren.ca.v1.CA/RenewNode"
-	CA_SignWorkload_FullMethodName = "/warren.ca.v1.CA/SignWorkload"
+	CA_AttestNode_FullMethodName     = "/warren.ca.v1.CA/AttestNode"
+	CA_AttestWaypoint_FullMethodName = "/warren.ca.v1.CA/AttestWaypoint"
+	CA_RenewNode_FullMethodName      = "/warren.ca.v1.CA/RenewNode"
+	CA_SignWorkload_FullMethodName   = "/warren.ca.v1.CA/SignWorkload"
 )
 
 // CAClient is the client API for CA service.
@@ -31,11 +32,14 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type CAClient interface {
 	// AttestNode trades a proof of being a node (a join token) for the node's own SVID.
-	// It is the only call that needs no client certificate.
+	// It needs no client certificate.
 	AttestNode(ctx context.Context, in *AttestNodeRequest, opts ...grpc.CallOption) (*SVID, error)
+	// AttestWaypoint trades a proof of being a waypoint's pod (its projected token, or a join token) for the pod's SVID.
+	// It needs no client certificate either.
+	AttestWaypoint(ctx context.Context, in *AttestWaypointRequest, opts ...grpc.CallOption) (*SVID, error)
 	// RenewNode renews the calling node's own SVID; the name comes from the caller's certificate.
 	RenewNode(ctx context.Context, in *RenewNodeRequest, opts ...grpc.CallOption) (*SVID, error)
-	// SignWorkload issues an SVID for a workload that runs on the calling node. The CSR gives a public key
+	// SignWorkload issues an SVID for a workload that runs on the calling node, or for the calling waypoint. The CSR gives a public key
 	// and nothing else; the identity comes from the controller's record of the workload.
 	SignWorkload(ctx context.Context, in *SignWorkloadRequest, opts ...grpc.CallOption) (*SVID, error)
 }
@@ -52,6 +56,16 @@ func (c *cAClient) AttestNode(ctx context.Context, in *AttestNodeRequest, opts .
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SVID)
 	err := c.cc.Invoke(ctx, CA_AttestNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cAClient) AttestWaypoint(ctx context.Context, in *AttestWaypointRequest, opts ...grpc.CallOption) (*SVID, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SVID)
+	err := c.cc.Invoke(ctx, CA_AttestWaypoint_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -83,11 +97,14 @@ func (c *cAClient) SignWorkload(ctx context.Context, in *SignWorkloadRequest, op
 // for forward compatibility.
 type CAServer interface {
 	// AttestNode trades a proof of being a node (a join token) for the node's own SVID.
-	// It is the only call that needs no client certificate.
+	// It needs no client certificate.
 	AttestNode(context.Context, *AttestNodeRequest) (*SVID, error)
+	// AttestWaypoint trades a proof of being a waypoint's pod (its projected token, or a join token) for the pod's SVID.
+	// It needs no client certificate either.
+	AttestWaypoint(context.Context, *AttestWaypointRequest) (*SVID, error)
 	// RenewNode renews the calling node's own SVID; the name comes from the caller's certificate.
 	RenewNode(context.Context, *RenewNodeRequest) (*SVID, error)
-	// SignWorkload issues an SVID for a workload that runs on the calling node. The CSR gives a public key
+	// SignWorkload issues an SVID for a workload that runs on the calling node, or for the calling waypoint. The CSR gives a public key
 	// and nothing else; the identity comes from the controller's record of the workload.
 	SignWorkload(context.Context, *SignWorkloadRequest) (*SVID, error)
 	mustEmbedUnimplementedCAServer()
@@ -102,6 +119,9 @@ type UnimplementedCAServer struct{}
 
 func (UnimplementedCAServer) AttestNode(context.Context, *AttestNodeRequest) (*SVID, error) {
 	return nil, status.Error(codes.Unimplemented, "method AttestNode not implemented")
+}
+func (UnimplementedCAServer) AttestWaypoint(context.Context, *AttestWaypointRequest) (*SVID, error) {
+	return nil, status.Error(codes.Unimplemented, "method AttestWaypoint not implemented")
 }
 func (UnimplementedCAServer) RenewNode(context.Context, *RenewNodeRequest) (*SVID, error) {
 	return nil, status.Error(codes.Unimplemented, "method RenewNode not implemented")
@@ -144,6 +164,24 @@ func _CA_AttestNode_Handler(srv interface{}, ctx context.Context, dec func(inter
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(CAServer).AttestNode(ctx, req.(*AttestNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CA_AttestWaypoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AttestWaypointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CAServer).AttestWaypoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CA_AttestWaypoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CAServer).AttestWaypoint(ctx, req.(*AttestWaypointRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -194,6 +232,10 @@ var CA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AttestNode",
 			Handler:    _CA_AttestNode_Handler,
+		},
+		{
+			MethodName: "AttestWaypoint",
+			Handler:    _CA_AttestWaypoint_Handler,
 		},
 		{
 			MethodName: "RenewNode",

@@ -486,9 +486,7 @@ type Hello struct {
 	// The controller run that `version` belongs to; empty if the agent has no state.
 	Epoch string `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The last version enforced, 0 if none.
-	Version uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
-	// A waypoint's own workload; empty if a node's agent calls.
-	WorkloadUid   string `protobuf:"bytes,4,opt,name=workload_uid,json=workloadUid,proto3" json:"workload_uid,omitempty"`
+	Version       uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,13 +540,6 @@ func (x *Hello) GetVersion() uint64 {
 		return x.Version
 	}
 	return 0
-}
-
-func (x *Hello) GetWorkloadUid() string {
-	if x != nil {
-		return x.WorkloadUid
-	}
-	return ""
 }
 
 // Ack says that the agent now enforces `version`.
@@ -4466,12 +4457,11 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\x05hello\x18\x01 \x01(\v2\x15.warren.mesh.v1.HelloH\x00R\x05hello\x12'\n" +
 	"\x03ack\x18\x02 \x01(\v2\x13.warren.mesh.v1.AckH\x00R\x03ack\x12*\n" +
 	"\x04nack\x18\x03 \x01(\v2\x14.warren.mesh.v1.NackH\x00R\x04nackB\x06\n" +
-	"\x04kind\"\x7f\n" +
+	"\x04kind\"\\\n" +
 	"\x05Hello\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\x12!\n" +
-	"\fworkload_uid\x18\x04 \x01(\tR\vworkloadUid\"\x1f\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\x1f\n" +
 	"\x03Ack\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"8\n" +
 	"\x04Nack\x12\x18\n" +

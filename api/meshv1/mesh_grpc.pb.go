@@ -31,7 +31,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Mesh is served by the controller. Callers authenticate with their node's SVID.
+// Mesh is served by the controller. Callers authenticate with their node's SVID, or as a waypoint with its
+// own and the header warren-workload-uid, which says which of its pods calls.
 type MeshClient interface {
 	// Watch streams updates. The first request must be a Hello; every later one answers an Update.
 	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, Update], error)
@@ -62,7 +63,8 @@ type Mesh_WatchClient = grpc.BidiStreamingClient[WatchRequest, Update]
 // All implementations must embed UnimplementedMeshServer
 // for forward compatibility.
 //
-// Mesh is served by the controller. Callers authenticate with their node's SVID.
+// Mesh is served by the controller. Callers authenticate with their node's SVID, or as a waypoint with its
+// own and the header warren-workload-uid, which says which of its pods calls.
 type MeshServer interface {
 	// Watch streams updates. The first request must be a Hello; every later one answers an Update.
 	Watch(grpc.BidiStreamingServer[WatchRequest, Update]) error

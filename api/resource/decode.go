@@ -2,12 +2,12 @@ package resource
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/warren-mesh/warren/api/meshv1"
 	"github.com/warren-mesh/warren/identity"
 	"github.com/warren-mesh/warren/mesh"
-	"github.com/warren-mesh/warren/policy"
 )
 
 // DecodeWorkload decodes one workload. Returns an error that wraps ErrUndecodable.
@@ -26,6 +26,9 @@ func DecodeWorkload(w *meshv1.Workload) (*mesh.Workload, error) {
 	if len(w.GetPolicies()) > maxList {
 		return nil, undecodable("policies: %d, more than %d", len(w.GetPolicies()), maxList)
 	}
+	if err := checkWaypoints(w); err != nil {
+		return nil, err
+	}
 	addrs, err := decodeAddrs("addresses", w.GetAddresses())
 	if err != nil {
 		return nil, err
@@ -40,7 +43,26 @@ func DecodeWorkload(w *meshv1.Workload) (*mesh.Workload, error) {
 		Node: w.GetNode(), Zone: w.GetZone(), App: w.GetApp(), Addrs: addrs,
 		Enrolled: w.GetEnrolled(), FailOpen: w.GetFailOpen(), HostNetwork: w.GetHostNetwork(),
 		Policies: w.GetPolicies(), MTLS: mtls,
+		Waypoint: w.GetWaypoint(), Through: w.GetThrough(), Gateway: w.GetGateway(),
 	}, nil
+}
+
+// checkWaypoints bounds what a workload says about waypoints.
+func checkWaypoints(w *meshv1.Workload) error {
+	if len(w.GetThrough()) > maxThrough {
+		return undecodable("through: %d, more than %d", len(w.GetThrough()), maxThrough)
+	}
+	for _, name := range append([]string{w.GetWaypoint(), w.GetGateway()}, w.GetThrough()...) {
+		if len(name) > 2*maxName+1 {
+			return undecodable("a waypoint's name of %d bytes", len(name))
+		}
+	}
+	for _, account := range w.GetThrough() {
+		if namespace, name, ok := strings.Cut(account, "/"); !ok || namespace == "" || name == "" {
+			return undecodable("through: %q is not <namespace>/<service account>", account)
+		}
+	}
+	return nil
 }
 
 // decodeMTLS takes an unknown mode for an error: to guess would be to open or to close a port.
@@ -82,7 +104,7 @@ func decodeMode(mode meshv1.MTLS_Mode) (mesh.MTLSMode, error) {
 
 // DecodeService decodes one service. Returns an error that wraps ErrUndecodable.
 func DecodeService(s *meshv1.Service) (*mesh.Service, error) {
-	if len(s.GetEndpoints()) > maxList || len(s.GetPorts()) > maxList || len(s.GetHostname()) > 2*maxName {
+	if len(s.GetEndpoints()) > maxEndpoints || len(s.GetPorts()) > maxList || len(s.GetHostname()) > 2*maxName {
 		return nil, undecodable("%d endpoints, %d ports or a host name of %d bytes are too many",
 			len(s.GetEndpoints()), len(s.GetPorts()), len(s.GetHostname()))
 	}
@@ -100,7 +122,13 @@ func DecodeService(s *meshv1.Service) (*mesh.Service, error) {
 	out := &mesh.Service{
 		Namespace: s.GetNamespace(), Name: s.GetName(), Hostname: s.GetHostname(), VIPs: vips, ExternalAddrs: external,
 		PreferSameNode: s.GetPreferSameNode(), PreferSameZone: s.GetPreferSameZone(), InternalLocal: s.GetInternalLocal(),
-		Affinity: time.Duration(s.GetAffinitySeconds()) * time.Second,
+		Affinity: time.Duration(s.GetAffinitySeconds()) * time.Second, Waypoint: s.GetWaypoint(),
+	}
+	if len(out.Waypoint) > 2*maxName+1 {
+		return nil, undecodable("waypoint of %d bytes", len(out.Waypoint))
+	}
+	if out.Splits, err = decodeSplits(s.GetSplits()); err != nil {
+		return nil, err
 	}
 	if out.Ports, err = decodeServicePorts(s.GetPorts()); err != nil {
 		return nil, err
@@ -122,13 +150,48 @@ func decodeServicePorts(ports []*meshv1.Port) ([]mesh.Port, error) {
 		if err != nil {
 			return nil, err
 		}
-		port := mesh.Port{Name: p.GetName(), Number: n}
+		if len(p.GetAppProtocol()) > maxName {
+			return nil, undecodable("ports.app_protocol of %d bytes", len(p.GetAppProtocol()))
+		}
+		port := mesh.Port{Name: p.GetName(), Number: n, AppProtocol: p.GetAppProtocol()}
 		if p.GetNodePort() != 0 {
 			if port.NodePort, err = decodePort("ports.node_port", p.GetNodePort()); err != nil {
 				return nil, err
 			}
 		}
 		out = append(out, port)
+	}
+	return out, nil
+}
+
+func decodeSplits(splits []*meshv1.Split) (map[uint16]mesh.Split, error) {
+	if len(splits) > maxList {
+		return nil, undecodable("splits: %d, more than %d", len(splits), maxList)
+	}
+	var out map[uint16]mesh.Split
+	for _, s := range splits {
+		port, err := decodePort("splits.port", s.GetPort())
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := out[port]; twice || len(s.GetBackends()) > maxBackends || len(s.GetRoute()) > 3*maxName {
+			return nil, undecodable("splits: port %d occurs twice, or has more than %d backends", port, maxBackends)
+		}
+		split := mesh.Split{Route: s.GetRoute()}
+		for _, b := range s.GetBackends() {
+			backend := mesh.SplitBackend{Service: b.GetService(), Weight: b.GetWeight(), Broken: b.GetBroken()}
+			if backend.Port, err = decodePort("splits.backends.port", b.GetPort()); err != nil && backend.Broken == "" {
+				return nil, err
+			}
+			if b.GetWeight() > maxWeight || len(b.GetService()) > 2*maxName+1 || len(b.GetBroken()) > 1024 {
+				return nil, undecodable("splits.backends: weight %d, or a service's name of %d bytes", b.GetWeight(), len(b.GetService()))
+			}
+			split.Backends = append(split.Backends, backend)
+		}
+		if out == nil {
+			out = make(map[uint16]mesh.Split, len(splits))
+		}
+		out[port] = split
 	}
 	return out, nil
 }
@@ -171,84 +234,4 @@ func decodeSettings(out *mesh.Settings, s *meshv1.Settings) error {
 		out.NodeAddrs[a] = struct{}{}
 	}
 	return nil
-}
-
-// DecodePolicy decodes one policy; policy.NewSet checks the rest.
-// Returns an error that wraps ErrUndecodable.
-func DecodePolicy(p *meshv1.AuthorizationPolicy) (*policy.Policy, error) {
-	out := &policy.Policy{Namespace: p.GetNamespace(), Name: p.GetName()}
-	switch p.GetAction() {
-	case meshv1.AuthorizationPolicy_ALLOW:
-		out.Action = policy.Allow
-	case meshv1.AuthorizationPolicy_DENY:
-		out.Action = policy.Deny
-	case meshv1.AuthorizationPolicy_AUDIT:
-		out.Action = policy.Audit
-	default:
-		return nil, undecodable("unknown action %d", p.GetAction())
-	}
-	for i, r := range p.GetRules() {
-		rule, err := decodeRule(r)
-		if err != nil {
-			return nil, undecodable("rules[%d]: %w", i, err)
-		}
-		out.Rules = append(out.Rules, rule)
-	}
-	return out, nil
-}
-
-func decodeRule(r *meshv1.Rule) (policy.Rule, error) {
-	var rule policy.Rule
-	for _, s := range r.GetFrom() {
-		blocks, err := decodeBlocks("ip_blocks", s.GetIpBlocks())
-		if err != nil {
-			return policy.Rule{}, err
-		}
-		notBlocks, err := decodeBlocks("not_ip_blocks", s.GetNotIpBlocks())
-		if err != nil {
-			return policy.Rule{}, err
-		}
-		rule.From = append(rule.From, policy.Source{
-			Principals: s.GetPrincipals(), NotPrincipals: s.GetNotPrincipals(),
-			Namespaces: s.GetNamespaces(), NotNamespaces: s.GetNotNamespaces(),
-			ServiceAccounts: s.GetServiceAccounts(), NotServiceAccounts: s.GetNotServiceAccounts(),
-			IPBlocks: blocks, NotIPBlocks: notBlocks,
-		})
-	}
-	for _, o := range r.GetTo() {
-		ports, err := decodePorts("ports", o.GetPorts())
-		if err != nil {
-			return policy.Rule{}, err
-		}
-		notPorts, err := decodePorts("not_ports", o.GetNotPorts())
-		if err != nil {
-			return policy.Rule{}, err
-		}
-		rule.To = append(rule.To, policy.Operation{Ports: ports, NotPorts: notPorts})
-	}
-	return rule, nil
-}
-
-func decodeBlocks(field string, raw []string) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for i, s := range raw {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, undecodable("%s[%d]: %q is not a CIDR block", field, i, s)
-		}
-		out = append(out, p)
-	}
-	return out, nil
-}
-
-func decodePorts(field string, raw []uint32) ([]uint16, error) {
-	var out []uint16
-	for _, n := range raw {
-		port, err := decodePort(field, n)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, port)
-	}
-	return out, nil
 }

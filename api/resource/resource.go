@@ -16,6 +16,7 @@ import (
 	"github.com/warren-mesh/warren/identity"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/policy"
+	"github.com/warren-mesh/warren/route"
 )
 
 // ErrUndecodable is wrapped by every error of Decode and Key.
@@ -28,6 +29,9 @@ const (
 	// Kubernetes has no bound on a service's external addresses.
 	maxExternal = 256
 	maxAffinity = 86_400 // seconds
+	maxThrough  = 256
+	maxBackends = 256
+	maxWeight   = 1_000_000 // the Gateway API's
 )
 
 // MaxNodeAddrs is how many addresses of nodes the mesh's settings may have: two families of far more nodes than a
@@ -39,6 +43,12 @@ type Decoded struct {
 	Mesh     *mesh.Snapshot
 	Policies *policy.Set
 	Bundle   *identity.Bundle
+	// Only waypoints are sent routes, traffic policies and request authentications; without any these are empty.
+	Routes         *route.Table
+	Traffic        *route.TrafficSet
+	Authentication *policy.AuthenticationSet
+
+	known known
 }
 
 // Key returns the key under which a resource of its content must stand.
@@ -50,6 +60,8 @@ func Key(r *meshv1.Resource) (string, error) {
 		kind, name = "workload", k.Workload.GetUid()
 	case *meshv1.Resource_Service:
 		kind, name = "service", fullName(k.Service)
+	case *meshv1.Resource_Endpoints:
+		kind, name = "endpoints", sliceName(k.Endpoints)
 	case *meshv1.Resource_Policy:
 		kind, name = "policy", fullName(k.Policy)
 	case *meshv1.Resource_Bundle:
@@ -58,6 +70,12 @@ func Key(r *meshv1.Resource) (string, error) {
 		kind, name = "namespace", k.Namespace.GetName()
 	case *meshv1.Resource_Settings:
 		kind, name = "settings", "mesh"
+	case *meshv1.Resource_Route:
+		kind, name = "route", routeName(k.Route)
+	case *meshv1.Resource_Traffic:
+		kind, name = "traffic", fullName(k.Traffic)
+	case *meshv1.Resource_Authentication:
+		kind, name = "authentication", fullName(k.Authentication)
 	default:
 		return "", fmt.Errorf("%w: %q has no content that this version knows", ErrUndecodable, r.GetKey())
 	}
@@ -110,12 +128,29 @@ func Settings(s *meshv1.Settings) *meshv1.Resource {
 	return &meshv1.Resource{Key: "settings/mesh", Kind: &meshv1.Resource_Settings{Settings: s}}
 }
 
-// Decode decodes a whole state. Errors wrap ErrUndecodable, mesh.ErrInconsistent or policy.ErrInvalid, or are
-// identity's about a trust bundle.
+// Decode decodes a whole state. Errors wrap ErrUndecodable, mesh.ErrInconsistent, policy.ErrInvalid or
+// route.ErrInvalid, or are identity's about a trust bundle.
 func Decode(epoch string, version uint64, resources map[string]*meshv1.Resource) (Decoded, error) {
+	return Decoded{}.Next(epoch, version, resources)
+}
+
+// At is d at a version in which nothing of it has changed.
+func (d Decoded) At(version uint64) Decoded {
+	d.Mesh = d.Mesh.WithVersion(version)
+	return d
+}
+
+// Next decodes a whole state as Decode does, without decoding again the resources that d was decoded from: those that
+// are the same pointers, whose content must not have changed.
+func (d Decoded) Next(epoch string, version uint64, resources map[string]*meshv1.Resource) (Decoded, error) {
+	memory := newMemory(d.known, len(resources))
 	var workloads []*mesh.Workload
 	var services []*mesh.Service
+	var parts []*part
 	var policies []*policy.Policy
+	var routes []*route.Route
+	var traffic []*route.TrafficPolicy
+	var authentications []*policy.Authentication
 	roots := make(map[string][][]byte)
 	settings := mesh.Settings{Namespaces: make(map[string]mesh.Namespace)}
 	for _, key := range slices.Sorted(maps.Keys(resources)) {
@@ -126,11 +161,19 @@ func Decode(epoch string, version uint64, resources map[string]*meshv1.Resource)
 		}
 		switch k := r.GetKind().(type) {
 		case *meshv1.Resource_Workload:
-			err = errors.Join(err, collect(&workloads, k.Workload, DecodeWorkload))
+			err = errors.Join(err, collect(&workloads, k.Workload, remembered(memory, r, DecodeWorkload)))
 		case *meshv1.Resource_Service:
-			err = errors.Join(err, collect(&services, k.Service, DecodeService))
+			err = errors.Join(err, collect(&services, k.Service, remembered(memory, r, DecodeService)))
+		case *meshv1.Resource_Endpoints:
+			err = errors.Join(err, collect(&parts, k.Endpoints, remembered(memory, r, decodeEndpoints)))
 		case *meshv1.Resource_Policy:
-			err = errors.Join(err, collect(&policies, k.Policy, DecodePolicy))
+			err = errors.Join(err, collect(&policies, k.Policy, remembered(memory, r, DecodePolicy)))
+		case *meshv1.Resource_Route:
+			err = errors.Join(err, collect(&routes, k.Route, remembered(memory, r, DecodeRoute)))
+		case *meshv1.Resource_Traffic:
+			err = errors.Join(err, collect(&traffic, k.Traffic, remembered(memory, r, DecodeTraffic)))
+		case *meshv1.Resource_Authentication:
+			err = errors.Join(err, collect(&authentications, k.Authentication, remembered(memory, r, DecodeAuthentication)))
 		case *meshv1.Resource_Bundle:
 			roots[k.Bundle.GetTrustDomain()] = k.Bundle.GetRoots()
 		case *meshv1.Resource_Namespace:
@@ -142,9 +185,18 @@ func Decode(epoch string, version uint64, resources map[string]*meshv1.Resource)
 			return Decoded{}, fmt.Errorf("resource %q: %w", key, err)
 		}
 	}
+	if err := memory.join(services, parts); err != nil {
+		return Decoded{}, err
+	}
 	out, err := index(epoch, version, workloads, services, policies, roots)
 	if err == nil {
-		out.Mesh = out.Mesh.WithSettings(settings)
+		err = out.indexRoutes(routes, traffic)
+	}
+	if err == nil {
+		out.Authentication, err = policy.NewAuthenticationSet(authentications)
+	}
+	if err == nil {
+		out.Mesh, out.known = out.Mesh.WithSettings(settings), memory.now
 	}
 	return out, err
 }

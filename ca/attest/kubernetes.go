@@ -32,6 +32,8 @@ type KubernetesConfig struct {
 	Audience string
 	// ServiceAccount is the agents', "<namespace>/<name>".
 	ServiceAccount string
+	// WaypointAudience is whom waypoints' tokens must be made for.
+	WaypointAudience string
 	// NodeOf returns the node that the agent's pod is bound to, by the pod's uid, as the API server says; false if there
 	// is no such pod.
 	NodeOf func(podUID string) (node string, ok bool)
@@ -64,16 +66,34 @@ func NewKubernetes(cfg KubernetesConfig) *Kubernetes {
 
 // Attest implements NodeAttestor: proof is the token.
 func (k *Kubernetes) Attest(ctx context.Context, node, proof string) error {
+	return k.review(ctx, proof, k.cfg.Audience, func(s *authv1.TokenReviewStatus) error { return k.check(node, s) })
+}
+
+// AttestWaypoint implements WaypointAttestor: proof is the token of the waypoint's own pod and service account.
+func (k *Kubernetes) AttestWaypoint(ctx context.Context, w Workload, proof string) error {
+	return k.review(ctx, proof, k.cfg.WaypointAudience, func(s *authv1.TokenReviewStatus) error {
+		if err := checkUser(s, k.cfg.WaypointAudience, w.Namespace, w.ServiceAccount); err != nil {
+			return err
+		}
+		if uid := one(s.User.Extra, extraPodUID); uid != w.UID {
+			return fmt.Errorf("the token is bound to the pod with uid %q, not to %q", uid, w.UID)
+		}
+		return nil
+	})
+}
+
+// review asks the API server about a token that nobody has used yet, and lets check judge what it says.
+func (k *Kubernetes) review(ctx context.Context, proof, audience string, check func(*authv1.TokenReviewStatus) error) error {
 	if proof == "" { // an API server calls that a bad request, which is no answer about a token
 		return fmt.Errorf("%w: there is no token", ErrRefused)
 	}
 	review, err := k.cfg.Reviews.Create(ctx, &authv1.TokenReview{
-		Spec: authv1.TokenReviewSpec{Token: proof, Audiences: []string{k.cfg.Audience}},
+		Spec: authv1.TokenReviewSpec{Token: proof, Audiences: []string{audience}},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("ask the API server about a token: %w", err)
 	}
-	if err := k.check(node, &review.Status); err != nil {
+	if err := check(&review.Status); err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if !k.use(credential(&review.Status.User)) {
@@ -82,18 +102,26 @@ func (k *Kubernetes) Attest(ctx context.Context, node, proof string) error {
 	return nil
 }
 
-func (k *Kubernetes) check(node string, s *authv1.TokenReviewStatus) error {
+// checkUser checks whose token it is, and for whom it was made.
+func checkUser(s *authv1.TokenReviewStatus, audience, namespace, account string) error {
 	switch {
 	case s.Error != "":
 		return fmt.Errorf("the API server refuses the token: %s", s.Error)
 	case !s.Authenticated:
 		return fmt.Errorf("the API server does not know the token")
-	case !slices.Contains(s.Audiences, k.cfg.Audience):
-		return fmt.Errorf("the token is for %q, not for %q", s.Audiences, k.cfg.Audience)
+	case !slices.Contains(s.Audiences, audience):
+		return fmt.Errorf("the token is for %q, not for %q", s.Audiences, audience)
 	}
-	namespace, name, _ := strings.Cut(k.cfg.ServiceAccount, "/")
-	if want := "system:serviceaccount:" + namespace + ":" + name; s.User.Username != want {
+	if want := "system:serviceaccount:" + namespace + ":" + account; s.User.Username != want {
 		return fmt.Errorf("the token is of %q, not of %q", s.User.Username, want)
+	}
+	return nil
+}
+
+func (k *Kubernetes) check(node string, s *authv1.TokenReviewStatus) error {
+	namespace, name, _ := strings.Cut(k.cfg.ServiceAccount, "/")
+	if err := checkUser(s, k.cfg.Audience, namespace, name); err != nil {
+		return err
 	}
 	uid := one(s.User.Extra, extraPodUID)
 	if uid == "" {

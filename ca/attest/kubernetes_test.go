@@ -199,3 +199,47 @@ func TestUsedTokensAreBounded(t *testing.T) {
 		t.Errorf("after their time %d are remembered", len(k.used))
 	}
 }
+
+// TestWaypointTokenProvesItsPodOnly is the same for the tokens of waypoints' pods.
+func TestWaypointTokenProvesItsPodOnly(t *testing.T) {
+	waypoint := Workload{UID: "way-1", Namespace: "shop", Name: "waypoint-0", ServiceAccount: "waypoint"}
+	said := func(edit func(*authv1.TokenReviewStatus)) authv1.TokenReviewStatus {
+		return reviewed(func(s *authv1.TokenReviewStatus) {
+			s.Audiences, s.User.Username = []string{"warren-waypoint"}, "system:serviceaccount:shop:waypoint"
+			s.User.Extra[extraPodUID] = []string{"way-1"}
+			edit(s)
+		})
+	}
+	rows := map[string]func(*authv1.TokenReviewStatus){
+		"an agent's audience":           func(s *authv1.TokenReviewStatus) { s.Audiences = []string{"warren-ca"} },
+		"another service account":       func(s *authv1.TokenReviewStatus) { s.User.Username = "system:serviceaccount:shop:web" },
+		"the same of another namespace": func(s *authv1.TokenReviewStatus) { s.User.Username = "system:serviceaccount:legacy:waypoint" },
+		"another pod":                   func(s *authv1.TokenReviewStatus) { s.User.Extra[extraPodUID] = []string{"way-2"} },
+		"no pod":                        func(s *authv1.TokenReviewStatus) { delete(s.User.Extra, extraPodUID) },
+		"not authenticated":             func(s *authv1.TokenReviewStatus) { s.Authenticated = false },
+	}
+	r := &reviews{answers: map[string]authv1.TokenReviewStatus{"good": said(func(*authv1.TokenReviewStatus) {})}}
+	for name, edit := range rows {
+		r.answers[name] = said(edit)
+	}
+	k := NewKubernetes(KubernetesConfig{Reviews: r, Audience: "warren-ca", WaypointAudience: "warren-waypoint"})
+	for name := range rows {
+		if err := k.AttestWaypoint(t.Context(), waypoint, name); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := k.AttestWaypoint(t.Context(), waypoint, ""); !errors.Is(err, ErrRefused) {
+		t.Errorf("no token: %v", err)
+	}
+	if err := k.AttestWaypoint(t.Context(), waypoint, "good"); err != nil {
+		t.Error(err)
+	}
+	if err := k.AttestWaypoint(t.Context(), waypoint, "good"); !errors.Is(err, ErrRefused) {
+		t.Errorf("the good token again: %v", err)
+	}
+	for _, q := range r.asked {
+		if len(q.Audiences) != 1 || q.Audiences[0] != "warren-waypoint" {
+			t.Fatalf("asked about audiences %q", q.Audiences)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -38,7 +39,7 @@ type TokenStore struct {
 
 // Token is one join token, without its secret.
 type Token struct {
-	Node    string    `json:"node"`
+	Node    string    `json:"node"` // a node's name, or "pod:<namespace>/<name>"
 	Expires time.Time `json:"expires"`
 	Hash    string    `json:"hash"` // SHA-256 of the token's text, hexadecimal
 }
@@ -62,19 +63,41 @@ func (s *TokenStore) Create(node string, ttl time.Duration) (string, error) {
 	if err := identity.CheckNodeName(node); err != nil {
 		return "", fmt.Errorf("join token: %w", err)
 	}
+	return s.create(node, ttl)
+}
+
+func (s *TokenStore) create(who string, ttl time.Duration) (string, error) {
 	if ttl <= 0 || ttl > maxTokenLife {
-		return "", fmt.Errorf("join token for node %s: a life of %s is not between 0 and %s", node, ttl, maxTokenLife)
+		return "", fmt.Errorf("join token for %s: a life of %s is not between 0 and %s", who, ttl, maxTokenLife)
 	}
 	secret := make([]byte, tokenBytes)
 	rand.Read(secret) // never fails: it crashes the program instead
 	token := base64.RawURLEncoding.EncodeToString(secret)
 	err := s.change(func(tokens []Token) ([]Token, error) {
 		if len(tokens) >= maxTokens {
-			return nil, fmt.Errorf("join token for node %s: %d tokens wait to be used, no more are made", node, len(tokens))
+			return nil, fmt.Errorf("join token for %s: %d tokens wait to be used, no more are made", who, len(tokens))
 		}
-		return append(tokens, Token{node, s.clock().Add(ttl).UTC(), hash(token)}), nil
+		return append(tokens, Token{who, s.clock().Add(ttl).UTC(), hash(token)}), nil
 	})
 	return token, err
+}
+
+// CreateWaypoint makes a token with which a waypoint's pod can join once, like Create.
+// Returns an error that wraps identity.ErrMalformed if pod is not "<namespace>/<name>".
+func (s *TokenStore) CreateWaypoint(pod string, ttl time.Duration) (string, error) {
+	namespace, name, ok := strings.Cut(pod, "/")
+	if !ok || identity.CheckNodeName(namespace) != nil || identity.CheckNodeName(name) != nil {
+		return "", fmt.Errorf("join token: %w: %q is not <namespace>/<pod>", identity.ErrMalformed, pod)
+	}
+	return s.create(podPrefix+pod, ttl)
+}
+
+// podPrefix tells a pod's token from a node's, whose name has no colon.
+const podPrefix = "pod:"
+
+// AttestWaypoint uses a token up, like Attest.
+func (s *TokenStore) AttestWaypoint(ctx context.Context, w Workload, token string) error {
+	return s.Attest(ctx, podPrefix+w.Namespace+"/"+w.Name, token)
 }
 
 // Attest uses a token up. Of several calls with one token exactly one succeeds.
@@ -86,7 +109,7 @@ func (s *TokenStore) Attest(_ context.Context, node, token string) error {
 			return nil, fmt.Errorf("%w: the join token is unknown, used or expired", ErrRefused)
 		}
 		if subtle.ConstantTimeCompare([]byte(tokens[i].Node), []byte(node)) != 1 {
-			return nil, fmt.Errorf("%w: the join token is node %q's", ErrRefused, tokens[i].Node)
+			return nil, fmt.Errorf("%w: the join token is %q's", ErrRefused, tokens[i].Node)
 		}
 		return slices.Delete(tokens, i, i+1), nil
 	})

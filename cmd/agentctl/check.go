@@ -123,6 +123,7 @@ func (a *app) meshChecks(cmd *cobra.Command) []section {
 		sections = append(sections, a.identityChecks(status, certs))
 	}
 	sections = append(sections, pods...)
+	sections = append(sections, a.waypointChecks(cmd.Context())...)
 	return append(sections, podChecks(status), kernelChecks(status), problemChecks(status))
 }
 

@@ -97,7 +97,7 @@ func clusterChecks(c *cluster.Cluster, f *cluster.Facts) []section {
 	api.expect("no newer CRDs are there", checkFail, "use the agentctl of the version that installed them", newerCRDs(f)...)
 	api.expect("agents' pods are admitted", checkFail,
 		fmt.Sprintf("kubectl label --overwrite namespace %s pod-security.kubernetes.io/enforce=privileged", c.Namespace), restricted(c, f)...)
-	return []section{api, nodeChecks(f.Nodes), conflictChecks(f)}
+	return []section{api, gatewayChecks(f.GatewayAPI), nodeChecks(f.Nodes), conflictChecks(f)}
 }
 
 func oldKubernetes(f *cluster.Facts) []string {

@@ -39,7 +39,7 @@ func flowRule(f *adminv1.Flow) string {
 	// The kind goes without saying in a column of rules; -o json has it.
 	rule := strings.TrimPrefix(f.Rule, "AuthorizationPolicy ")
 	switch f.Reason {
-	case "", "closed", "allowed", "no_policy":
+	case "", "closed", "allowed", "no_policy", "answered":
 		if rule != "" {
 			return rule
 		}
@@ -93,22 +93,34 @@ func (a *app) clock(unixNano int64, layout string) string {
 	return time.Unix(0, unixNano).In(a.now().Location()).Format(layout)
 }
 
-// flowHeader and flowRow are the columns of flows. They also say how wide a column of a stream starts.
-func flowHeader(wide bool) ([]string, []int) {
+// flowHeader and flowRow are the columns of flows; those of requests come behind what connections have. They also say
+// how wide a column of a stream starts.
+func flowHeader(wide, requests bool) ([]string, []int) {
 	header := []string{"TIME", "SEEN BY", "SOURCE", "DESTINATION", "VERDICT", "RULE/REASON", "SECURITY", "IN", "OUT", "DURATION"}
 	widths := []int{19, 12, 24, 28, 9, 40, 9, 8, 8, 8}
+	if requests {
+		header = append(header, "REQUEST", "ROUTE", "TRIES")
+		widths = append(widths, 32, 20, 5)
+	}
 	if wide {
 		header = append(header, "SERVICE", "SOURCE ID", "DESTINATION ID", "PROTOCOL", "ID",
 			"CAPTURE", "ROUTE", "CONNECT", "TLS", "AUTHORIZE", "APP", "AUDIT", "DETAIL")
 		widths = append(widths, 20, 40, 40, 8, 32, 7, 7, 7, 7, 9, 7, 5, 6)
 	}
+	if wide && requests {
+		header = append(header, "HOST", "BACKEND", "HEADER", "TRACE ID", "SPAN ID", "USER AGENT")
+		widths = append(widths, 20, 20, 7, 32, 16, 10)
+	}
 	return header, widths
 }
 
-func (a *app) flowRow(f *adminv1.Flow, wide bool) []cell {
+func (a *app) flowRow(f *adminv1.Flow, wide, requests bool) []cell {
 	row := append(cells(a.clock(f.StartUnixNano, "Jan _2 15:04:05.000"), seenBy(f), peerName(f.Src, false), peerName(f.Dst, true)),
 		verdictCell(f), cell{text: flowRule(f)}, securityCell(f))
 	row = append(row, cells(size(f.BytesIn), size(f.BytesOut), flowTook(f))...)
+	if requests {
+		row = append(row, requestCells(f.Http)...)
+	}
 	if !wide {
 		return row
 	}
@@ -117,7 +129,11 @@ func (a *app) flowRow(f *adminv1.Flow, wide bool) []cell {
 	for _, nanos := range []int64{p.GetCapture(), p.GetRoute(), p.GetConnect(), p.GetTls(), p.GetAuthorize(), p.GetApp()} {
 		row = append(row, cell{text: short(time.Duration(nanos))})
 	}
-	return append(row, cells(f.Audit, f.Detail)...)
+	row = append(row, cells(f.Audit, f.Detail)...)
+	if h := f.Http; requests {
+		row = append(row, cells(h.GetHost(), h.GetBackend(), short(time.Duration(h.GetHeader())), h.GetTraceId(), h.GetSpanId(), h.GetUserAgent())...)
+	}
+	return row
 }
 
 // seenBy says whose record it is: a connection between two pods of the mesh has one of each side.
@@ -128,6 +144,8 @@ func seenBy(f *adminv1.Flow) string {
 		side = "client"
 	case "inbound":
 		side = "server"
+	case "waypoint":
+		return strings.TrimSpace(side + " " + f.Pod)
 	}
 	return strings.TrimSpace(side + " " + f.Node)
 }
@@ -141,63 +159,13 @@ func (a *app) flowLine(f *adminv1.Flow) string {
 	if rule := flowRule(f); rule != "" {
 		fmt.Fprintf(&b, " (%s)", clean(rule))
 	}
+	if h := f.Http; h != nil {
+		b.WriteString(" " + a.requestText(h))
+	}
 	s := securityCell(f)
 	fmt.Fprintf(&b, " %s in %s out %s", a.paint(s.style, s.fit()), size(f.BytesIn), size(f.BytesOut))
 	if took := flowTook(f); took != "" {
 		b.WriteString(" " + took)
 	}
 	return b.String()
-}
-
-// flowWriter prints flows in one format. A table that ends is aligned to its content; one that follows starts with
-// fixed columns.
-type flowWriter struct {
-	*app
-	format string
-	follow bool
-	table  table
-	stream columns
-	shown  int
-}
-
-func (a *app) flowWriter(format string, follow bool) *flowWriter {
-	header, widths := flowHeader(format == formatWide)
-	return &flowWriter{app: a, format: format, follow: follow, table: table{header: header},
-		stream: columns{app: a, widths: widths}}
-}
-
-func (w *flowWriter) tabular() bool { return w.format == formatTable || w.format == formatWide }
-
-func (w *flowWriter) begin() error {
-	if !w.tabular() || !w.follow {
-		return nil
-	}
-	return w.stream.write(cells(w.table.header...))
-}
-
-func (w *flowWriter) flow(f *adminv1.Flow) error {
-	w.shown++
-	switch {
-	case w.format == formatCompact:
-		return w.writeAll([]byte(w.flowLine(f) + "\n"))
-	case !w.tabular():
-		return w.emitOne(w.format, f)
-	case w.follow:
-		return w.stream.write(w.flowRow(f, w.format == formatWide))
-	}
-	w.table.add(w.flowRow(f, w.format == formatWide)...)
-	return nil
-}
-
-func (w *flowWriter) end() error {
-	switch {
-	case w.follow:
-		return nil
-	case w.shown == 0:
-		fmt.Fprintln(w.stderr, "No flows match. See whether the pods are enrolled: agentctl status pods")
-		return nil
-	case w.tabular():
-		return w.table.write(w.app, "")
-	}
-	return nil
 }

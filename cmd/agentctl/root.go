@@ -93,7 +93,8 @@ func (a *app) addCommands(root *cobra.Command) {
 	add(groupSee, a.statusCommand(), a.flowsCommand(), a.connectionsCommand(), a.workloadsCommand(),
 		a.servicesCommand(), a.policiesCommand(), a.certsCommand())
 	add(groupAsk, a.checkCommand(), a.whyCommand(), a.authzCommand(), a.waitCommand())
-	add(groupRun, a.installCommand(), a.upgradeCommand(), a.uninstallCommand(), a.caCommand(), a.bugReportCommand())
+	add(groupRun, a.installCommand(), a.upgradeCommand(), a.uninstallCommand(), a.waypointCommand(),
+		a.caCommand(), a.bugReportCommand())
 	add(groupMore, labCommand(a.stdout, a.stderr, a.stdin), a.versionCommand())
 	root.SetHelpCommandGroupID(groupMore)
 	root.SetCompletionCommandGroupID(groupMore)

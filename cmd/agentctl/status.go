@@ -28,10 +28,10 @@ func (a *app) statusCommand() *cobra.Command {
 	var f statusFlags
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show problems, then the controller, nodes and pods",
-		Long: `Show what is wrong and what to do about it, then the controller and its nodes; with --pods also every pod.
-Exits with 3 if there is a problem of severity ERROR. With --wait it asks again until every node is connected and
-enforces the newest configuration, no pod is pending and nothing is an ERROR, or until --timeout has passed.`,
+		Short: "Show problems, then the controller, nodes, waypoints and pods",
+		Long: `Show what is wrong and what to do about it, then the controller, its nodes and waypoints; with --pods also every pod.
+Exits with 3 if there is a problem of severity ERROR. With --wait it asks again until every node and waypoint is connected
+and enforces the newest configuration, no pod is pending and nothing is an ERROR, or until --timeout has passed.`,
 		Example: `  agentctl status
   agentctl status pods -n shop
   agentctl status --wait --timeout 2m
@@ -142,6 +142,11 @@ func notReady(reply *adminv1.StatusReply) []string {
 			}
 		}
 	}
+	for _, w := range reply.Waypoints {
+		if what := waitingFor(reply, w); what != "" {
+			missing = append(missing, what)
+		}
+	}
 	for _, p := range reply.Problems {
 		if p.Severity == adminv1.Problem_ERROR {
 			missing = append(missing, p.Subject+": "+p.Text)
@@ -173,6 +178,9 @@ func (a *app) showStatus(reply *adminv1.StatusReply, f statusFlags) error {
 		return nil
 	}
 	if err := a.nodeTable(reply, f.output.wide()); err != nil {
+		return err
+	}
+	if err := a.waypointTable(reply, f.namespace, f.output.wide()); err != nil {
 		return err
 	}
 	if !f.pods && f.namespace == "" {

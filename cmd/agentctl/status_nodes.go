@@ -31,6 +31,11 @@ func completeProblems(reply *adminv1.StatusReply) {
 			add(p)
 		}
 	}
+	for _, w := range reply.Waypoints {
+		for _, p := range w.Problems {
+			add(p)
+		}
+	}
 	slices.SortStableFunc(all, func(x, y *adminv1.Problem) int { return cmp.Compare(y.Severity, x.Severity) })
 	reply.Problems = all
 	slices.SortStableFunc(reply.Nodes, func(x, y *adminv1.NodeStatus) int { return cmp.Compare(x.Node, y.Node) })

@@ -27,7 +27,7 @@ func (a *app) uninstallCommand() *cobra.Command {
 		Short: "Take Warren out of a Kubernetes cluster; pods keep running",
 		Long: `Take Warren out of the cluster. First the agents let every pod go: pods keep running, their open connections too, and
 new ones are as if there were no mesh. Then everything that was installed is deleted, the certificate authority's
-Secret too, and the namespace if agentctl made it and it is empty. The CRDs, and so your policies, stay unless --crds
+Secret too, waypoints' pods too, and the namespace if agentctl made it and it is empty. The CRDs, and so your policies, stay unless --crds
 is given; labels on your namespaces and pods stay in any case.`,
 		Example: `  agentctl uninstall
   agentctl uninstall --yes --crds`,
@@ -123,7 +123,12 @@ func (a *app) deleteRelease(c *cluster.Cluster, rel *release.Cluster, f uninstal
 
 // sweep deletes what no release owns, and says what stays.
 func (a *app) sweep(ctx context.Context, c *cluster.Cluster, f uninstallFlags) error {
-	deleted, err := c.Sweep(ctx)
+	deleted, err := c.SweepWaypoints(ctx)
+	if err == nil {
+		var more []string
+		more, err = c.Sweep(ctx)
+		deleted = append(deleted, more...)
+	}
 	if err == nil && f.crds {
 		var crds []string
 		crds, err = c.DeleteCRDs(ctx)
@@ -148,5 +153,9 @@ func (a *app) sweep(ctx context.Context, c *cluster.Cluster, f uninstallFlags) e
 		a.printf("left the CRDs of warren.dev and your policies (--crds deletes them)\n")
 	}
 	a.printf("left the labels warren.dev/mesh on your namespaces and pods: they mean nothing now\n")
+	if list, err := c.Waypoints(ctx, ""); err == nil && len(list) > 0 {
+		a.printf("left %s of class %s, which are yours, and the labels %s: they mean nothing now\n",
+			countOf(len(list), "Gateway", "Gateways"), cluster.WaypointClass, cluster.UseWaypoint)
+	}
 	return nil
 }

@@ -49,6 +49,7 @@ func command() *cobra.Command {
 	}
 	flags(cmd.Flags(), &cfg)
 	kubernetesFlags(cmd.Flags(), &k)
+	waypointFlags(cmd.Flags(), &k.Waypoints)
 	cmd.Flags().BoolVar(&inCluster, "kubernetes", false, "read the mesh from the API server instead of manifests")
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")

@@ -2,7 +2,8 @@
 // and from every agent, which it asks over the relay.
 //
 // An agent that does not answer, or answers nonsense, is a problem in the answer and never an error of the whole
-// answer. An agent speaks for its own node only: whatever node name it puts into its answer is overwritten.
+// answer. An agent speaks for its own node only: whatever node name it puts into its answer is overwritten. Pods of
+// waypoints are asked in the same way, and speak for themselves only.
 package admin
 
 import (
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/warren-mesh/warren/api/adminv1"
@@ -28,8 +31,10 @@ const (
 
 // Agents asks agents; controller/relay's Hub does.
 type Agents interface {
-	// Nodes returns the nodes whose agents can be asked.
+	// Nodes returns the nodes whose agents can be asked, Waypoints the pods of waypoints that can be: ca.WaypointCaller and
+	// "<namespace>/<pod>", by which they are asked as nodes are.
 	Nodes() []string
+	Waypoints() []string
 	Ask(ctx context.Context, node, method string, req, resp proto.Message) error
 	Stream(ctx context.Context, node, method string, req proto.Message, each func([]byte) error) error
 }
@@ -71,6 +76,9 @@ type answer[T any] struct {
 	err   error
 }
 
+// cannotTell: it answered that it has no such answer, as a waypoint does to what only nodes know.
+func (a answer[T]) cannotTell() bool { return status.Code(a.err) == codes.Unimplemented }
+
 // askAll asks nodes' agents one question, at most agentTimeout each, and returns their answers in the order of nodes.
 func askAll[T proto.Message](ctx context.Context, s *Server, nodes []string, method string, req proto.Message, empty func() T) []answer[T] {
 	answers := make([]answer[T], len(nodes))
@@ -97,30 +105,39 @@ func askAll[T proto.Message](ctx context.Context, s *Server, nodes []string, met
 func (s *Server) Certs(ctx context.Context, req *adminv1.ListRequest) (*adminv1.CertsReply, error) {
 	out := &adminv1.CertsReply{}
 	empty := func() *adminv1.CertsReply { return &adminv1.CertsReply{} }
-	for _, a := range askAll(ctx, s, s.cfg.Agents.Nodes(), "Certs", req, empty) {
+	for _, a := range askAll(ctx, s, s.everyone(), "Certs", req, empty) {
+		from := s.origin(a.node)
 		if a.err != nil {
-			out.Certs = append(out.Certs, &adminv1.CertInfo{Node: a.node, State: "missing", Error: "its agent did not answer: " + a.err.Error()})
+			if !a.cannotTell() {
+				out.Certs = append(out.Certs, &adminv1.CertInfo{
+					Node: from.node, State: "missing", Error: from.its + " did not answer: " + a.err.Error(), Workloads: from.workloads(),
+				})
+			}
 			continue
 		}
 		for _, c := range a.reply.GetCerts() {
-			c.Node = a.node
+			c.Node = from.node
+			if from.pod != "" {
+				c.Workloads = from.workloads()
+			}
 			out.Certs = append(out.Certs, c)
 		}
 		for _, b := range a.reply.GetBundles() {
-			b.Node = a.node
-			out.Bundles = append(out.Bundles, b)
+			if b.Node = from.node; from.pod == "" { // a node's are its agent's
+				out.Bundles = append(out.Bundles, b)
+			}
 		}
 	}
 	return out, nil
 }
 
-// Renew implements adminv1.AdminServer: every agent is asked.
+// Renew implements adminv1.AdminServer: every agent and every waypoint is asked.
 func (s *Server) Renew(ctx context.Context, req *adminv1.RenewRequest) (*adminv1.RenewReply, error) {
 	out := &adminv1.RenewReply{}
 	empty := func() *adminv1.RenewReply { return &adminv1.RenewReply{} }
-	for _, a := range askAll(ctx, s, s.cfg.Agents.Nodes(), "Renew", req, empty) {
+	for _, a := range askAll(ctx, s, s.everyone(), "Renew", req, empty) {
 		if a.err != nil {
-			out.Silent = append(out.Silent, a.node)
+			out.Silent = append(out.Silent, s.origin(a.node).name())
 			continue
 		}
 		out.Due += a.reply.GetDue()
@@ -132,13 +149,18 @@ func (s *Server) Renew(ctx context.Context, req *adminv1.RenewRequest) (*adminv1
 func (s *Server) Connections(ctx context.Context, req *adminv1.ListRequest) (*adminv1.ConnectionsReply, error) {
 	out := &adminv1.ConnectionsReply{}
 	empty := func() *adminv1.ConnectionsReply { return &adminv1.ConnectionsReply{} }
-	for _, a := range askAll(ctx, s, s.cfg.Agents.Nodes(), "Connections", req, empty) {
+	for _, a := range askAll(ctx, s, s.everyone(), "Connections", req, empty) {
+		from := s.origin(a.node)
 		if a.err != nil {
-			out.Connections = append(out.Connections, &adminv1.Flow{Node: a.node, Verdict: "unknown", Detail: "its agent did not answer: " + a.err.Error()})
+			if !a.cannotTell() {
+				out.Connections = append(out.Connections, &adminv1.Flow{
+					Node: from.node, Pod: from.pod, Verdict: "unknown", Detail: from.its + " did not answer: " + a.err.Error(),
+				})
+			}
 			continue
 		}
 		for _, f := range a.reply.GetConnections() {
-			f.Node = a.node
+			from.sign(f)
 			out.Connections = append(out.Connections, f)
 		}
 	}

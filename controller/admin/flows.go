@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/warren-mesh/warren/api/adminv1"
+	"github.com/warren-mesh/warren/internal/flowlog"
 )
 
 const (
@@ -23,8 +24,8 @@ const (
 	trailerProblem = "warren-problem"
 )
 
-// Flows implements adminv1.AdminServer: the flows of every agent, both reporters, as one stream. What went wrong with
-// single agents is in the trailer "warren-problem".
+// Flows implements adminv1.AdminServer: the flows of every agent, both reporters, and of every waypoint, as one stream.
+// What went wrong with single ones is in the trailer "warren-problem".
 func (s *Server) Flows(req *adminv1.FlowsRequest, stream adminv1.Admin_FlowsServer) error {
 	m := &merger{server: s, req: proto.CloneOf(req), flows: make(chan *adminv1.Flow), problems: make(map[string]string)}
 	m.req.Last = min(cmp.Or(req.GetLast(), defaultLast), maxLast)
@@ -44,7 +45,7 @@ func (s *Server) Flows(req *adminv1.FlowsRequest, stream adminv1.Admin_FlowsServ
 	defer m.mu.Unlock()
 	trailer := metadata.MD{}
 	for node, text := range m.problems {
-		trailer.Append(trailerProblem, "node "+node+": "+text)
+		trailer.Append(trailerProblem, s.origin(node).what()+": "+text)
 	}
 	stream.SetTrailer(trailer)
 	return err
@@ -62,15 +63,11 @@ type merger struct {
 	problems map[string]string
 }
 
-// nodes returns the agents to be asked.
+// nodes returns the agents and waypoints to be asked.
 func (m *merger) nodes() []string {
-	var out []string
-	for _, n := range m.server.cfg.Agents.Nodes() {
-		if m.req.GetNode() == "" || m.req.GetNode() == n {
-			out = append(out, n)
-		}
-	}
-	return out
+	return slices.DeleteFunc(m.server.everyone(), func(n string) bool {
+		return m.req.GetNode() != "" && m.req.GetNode() != m.server.origin(n).node
+	})
 }
 
 // start reads one agent's flows until they or ctx end.
@@ -98,7 +95,9 @@ func (m *merger) start(ctx context.Context, node string, req *adminv1.FlowsReque
 	}()
 }
 
+// read filters once more: an agent of an older release does not know every filter.
 func (m *merger) read(ctx context.Context, node string, req *adminv1.FlowsRequest) error {
+	from := m.server.origin(node)
 	if !req.GetFollow() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, agentTimeout)
@@ -109,7 +108,9 @@ func (m *merger) read(ctx context.Context, node string, req *adminv1.FlowsReques
 		if err := proto.Unmarshal(b, f); err != nil {
 			return errors.New("it sent a flow that cannot be decoded")
 		}
-		f.Node = node
+		if from.sign(f); !flowlog.Match(req, f) {
+			return nil
+		}
 		select {
 		case m.flows <- f:
 			return nil

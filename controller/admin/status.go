@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/warren-mesh/warren/api/adminv1"
+	"github.com/warren-mesh/warren/ca"
 	"github.com/warren-mesh/warren/controller/publish"
 )
 
@@ -27,7 +29,9 @@ func (s *Server) Status(ctx context.Context, _ *adminv1.StatusRequest) (*adminv1
 	out := &adminv1.StatusReply{Controller: s.cfg.Controller()}
 	states := make(map[string]publish.NodeState)
 	for _, n := range s.cfg.Nodes() {
-		states[n.Node] = n
+		if !strings.HasPrefix(n.Node, ca.WaypointCaller) {
+			states[n.Node] = n
+		}
 	}
 	empty := func() *adminv1.StatusReply { return &adminv1.StatusReply{} }
 	answers := make(map[string]answer[*adminv1.StatusReply])
@@ -58,6 +62,10 @@ func (s *Server) Status(ctx context.Context, _ *adminv1.StatusRequest) (*adminv1
 		out.Nodes = append(out.Nodes, n)
 		out.Problems = append(out.Problems, n.GetProblems()...)
 	}
+	for _, w := range s.waypoints(ctx) {
+		out.Waypoints = append(out.Waypoints, w)
+		out.Problems = append(out.Problems, w.GetProblems()...)
+	}
 	out.Problems = append(out.Problems, s.controllerProblems(out.GetController())...)
 	slices.SortStableFunc(out.Problems, func(a, b *adminv1.Problem) int {
 		return cmp.Or(cmp.Compare(b.GetSeverity(), a.GetSeverity()), cmp.Compare(a.GetNode(), b.GetNode()))
@@ -72,23 +80,27 @@ func ownStatus(node string, reply *adminv1.StatusReply) *adminv1.NodeStatus {
 		n = reply.GetNodes()[0]
 	}
 	n.Node = node
+	n.Problems = ownProblems(node, append(n.GetProblems(), reply.GetProblems()...))
+	return n
+}
+
+// ownProblems are problems of one node, each once.
+func ownProblems(node string, all []*adminv1.Problem) (out []*adminv1.Problem) {
 	seen := make(map[string]bool)
-	all := append(n.GetProblems(), reply.GetProblems()...)
-	n.Problems = nil
 	for _, p := range all {
 		if id := p.GetSubject() + "\x00" + p.GetText(); !seen[id] {
 			seen[id] = true
 			p.Node = node
-			n.Problems = append(n.Problems, p)
+			out = append(out, p)
 		}
 	}
-	return n
+	return out
 }
 
 func (s *Server) enrolledByNode() map[string]int {
 	out := make(map[string]int)
 	for _, w := range s.cfg.Compiled().Decoded.Mesh.Workloads() {
-		if w.Enrolled && w.Node != "" {
+		if w.Captured() && w.Node != "" {
 			out[w.Node]++
 		}
 	}

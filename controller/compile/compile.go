@@ -35,6 +35,8 @@ const DefaultRootNamespace = "warren-system"
 type Output struct {
 	// Resources by key. They and everything below must not be changed.
 	Resources map[string]*meshv1.Resource
+	// Audience says whom a resource is for, by key: Waypoints and Nodes. One that is not in it is for everybody.
+	Audience map[string][]string
 	// Decoded is what an agent will make of Resources, version 0.
 	Decoded resource.Decoded
 	// Problems are objects that were left out or changed, one line each, sorted.
@@ -42,6 +44,12 @@ type Output struct {
 	// PeerAuthentications and Policies say what each selects, sorted by namespace and name.
 	PeerAuthentications []Selection
 	Policies            []Selection
+	// Authentications are the RequestAuthentications, alike.
+	Authentications []Selection
+	// Routes say what became of every route that has a parent of ours, sorted by kind, namespace and name.
+	Routes []RouteStatus
+	// Traffic says what became of every TrafficPolicy, sorted by namespace and name.
+	Traffic []TrafficStatus
 	// Nodes are the names of every Node, sorted.
 	Nodes []string
 }
@@ -50,12 +58,21 @@ type Output struct {
 type Selection struct {
 	Namespace string
 	Name      string
-	// Action is ALLOW, DENY, AUDIT, or the mode of a PeerAuthentication: STRICT, PERMISSIVE or UNSET.
+	// Action is ALLOW, DENY, AUDIT, CUSTOM, JWT for a RequestAuthentication, or the mode of a PeerAuthentication: STRICT, PERMISSIVE or UNSET.
 	Action string
-	// Scope is mesh, namespace or workload.
+	// Scope is mesh, namespace, workload or target.
 	Scope string
 	// UIDs of the enrolled workloads that it selects.
 	UIDs []string
+	// Targets are what it is attached to instead of workloads, as AuthorizationPolicy's on the wire. Gateways are the
+	// waypoints that enforce it there, "<namespace>/<name>".
+	Targets  []string
+	Gateways []string
+	// Unenforced says in one sentence where and why what it says of requests is not enforced as it is written, "" if it
+	// is everywhere.
+	Unenforced string
+
+	asksRequests bool
 }
 
 // FullName is "<namespace>/<name>".
@@ -71,7 +88,14 @@ type compiler struct {
 	slices     []*manifest.Object
 	authz      []*manifest.Object
 	peerAuth   []*manifest.Object
-	problems   []string
+	jwtAuth    []*manifest.Object
+	// gateways are waypoints, by name; waypoints is what the labels of namespaces, services and pods come to.
+	gateways  map[objectName]*manifest.Object
+	waypoints map[*manifest.Object]waypoint
+	grants    []*manifest.Object
+	routes    []*manifest.Object
+	traffic   []*manifest.Object
+	problems  []string
 	// nodePortsUsed is true if a service is answered at ports of nodes.
 	nodePortsUsed bool
 }
@@ -81,19 +105,28 @@ type compiler struct {
 func Compile(objects []*manifest.Object, opts Options) (*Output, error) {
 	opts.ClusterDomain = cmp.Or(opts.ClusterDomain, "cluster.local")
 	opts.RootNamespace = cmp.Or(opts.RootNamespace, DefaultRootNamespace)
-	c := &compiler{opts: opts, namespaces: make(map[string]*manifest.Object), nodes: make(map[string]*manifest.Object)}
+	c := &compiler{
+		opts: opts, namespaces: make(map[string]*manifest.Object), nodes: make(map[string]*manifest.Object),
+		gateways: make(map[objectName]*manifest.Object), waypoints: make(map[*manifest.Object]waypoint),
+	}
 	c.sort(objects)
 	c.resolveAddressConflicts()
 
 	out := &Output{Resources: make(map[string]*meshv1.Resource)}
 	out.Policies = c.addPolicies(out)
 	out.PeerAuthentications = c.applyPeerAuthentications()
+	out.Authentications = c.addAuthentications(out)
 	for _, p := range c.pods {
 		add(out, resource.Workload(p.workload))
 	}
 	c.addServices(out)
+	c.addRoutes(out)
+	c.addTraffic(out)
+	c.judgeSelections(out)
 	c.addSettings(out)
 	out.Nodes = slices.Sorted(maps.Keys(c.nodes))
+	spreadEndpoints(out.Resources)
+	out.Audience = audiences(out.Resources)
 
 	decoded, err := resource.Decode("", 0, out.Resources)
 	if err != nil {
@@ -137,6 +170,18 @@ func (c *compiler) sort(objects []*manifest.Object) {
 			c.authz = append(c.authz, o)
 		case manifest.KindPeerAuthentication:
 			c.peerAuth = append(c.peerAuth, o)
+		case manifest.KindRequestAuthentication:
+			c.jwtAuth = append(c.jwtAuth, o)
+		case manifest.KindGateway:
+			if o.Spec.(*manifest.GatewaySpec).GatewayClassName == manifest.GatewayClassWaypoint {
+				c.gateways[objectName{o.Namespace, o.Name}] = o
+			}
+		case manifest.KindReferenceGrant:
+			c.grants = append(c.grants, o)
+		case manifest.KindHTTPRoute, manifest.KindGRPCRoute, manifest.KindTCPRoute, manifest.KindTLSRoute:
+			c.routes = append(c.routes, o)
+		case manifest.KindTrafficPolicy:
+			c.traffic = append(c.traffic, o)
 		}
 	}
 	for _, o := range pods {

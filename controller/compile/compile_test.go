@@ -89,6 +89,10 @@ func render(out *Output) string {
 			renderWorkload(&b, k.Workload)
 		case *meshv1.Resource_Service:
 			renderService(&b, k.Service)
+		case *meshv1.Resource_Route:
+			renderRoute(&b, k.Route)
+		case *meshv1.Resource_Traffic:
+			fmt.Fprintf(&b, "traffic %s\n", compact(k.Traffic))
 		case *meshv1.Resource_Settings:
 			fmt.Fprintf(&b, "nodes at %s\n", addrs(k.Settings.GetNodeAddresses()))
 		case *meshv1.Resource_Policy:
@@ -106,6 +110,7 @@ func render(out *Output) string {
 	for _, s := range append(out.Policies, out.PeerAuthentications...) {
 		fmt.Fprintf(&b, "%s %s %s selects %v\n", s.Scope, s.Action, s.FullName(), s.UIDs)
 	}
+	renderStatuses(&b, out)
 	for _, p := range out.Problems {
 		fmt.Fprintf(&b, "problem %s\n", p)
 	}
@@ -134,6 +139,7 @@ func renderWorkload(b *strings.Builder, w *meshv1.Workload) {
 	if w.GetMtls().GetSource() != "" {
 		fmt.Fprintf(b, " from %s", w.GetMtls().GetSource())
 	}
+	renderWaypoint(b, w)
 	b.WriteByte('\n')
 }
 
@@ -147,6 +153,9 @@ func renderService(b *strings.Builder, s *meshv1.Service) {
 		if p.GetNodePort() != 0 {
 			fmt.Fprintf(b, "/%d", p.GetNodePort())
 		}
+		if p.GetAppProtocol() != "" {
+			fmt.Fprintf(b, "(%s)", p.GetAppProtocol())
+		}
 	}
 	flag := func(name string, on bool) {
 		if on {
@@ -157,7 +166,11 @@ func renderService(b *strings.Builder, s *meshv1.Service) {
 	flag("prefer_same_zone", s.GetPreferSameZone())
 	flag("internal_local", s.GetInternalLocal())
 	flag(fmt.Sprintf("affinity=%ds", s.GetAffinitySeconds()), s.GetAffinitySeconds() > 0)
+	flag("waypoint="+s.GetWaypoint(), s.GetWaypoint() != "")
 	b.WriteByte('\n')
+	for _, split := range s.GetSplits() {
+		fmt.Fprintf(b, "  split %s\n", compact(split))
+	}
 	for _, ep := range s.GetEndpoints() {
 		fmt.Fprintf(b, "  endpoint %s %s ports=%v ready=%v", ep.GetWorkloadUid(), addrs(ep.GetAddresses()), ep.GetTargetPorts(), ep.GetReady())
 		flag("serving", ep.GetServing() && !ep.GetReady())

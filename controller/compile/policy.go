@@ -2,7 +2,6 @@ package compile
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -21,9 +20,10 @@ func (c *compiler) addPolicies(out *Output) []Selection {
 	var all []Selection
 	for _, o := range c.authz {
 		spec := o.Spec.(*v1alpha1.AuthorizationPolicySpec)
-		wire, err := wirePolicy(o, spec)
+		targets := targetNames(o.Namespace, spec.TargetRefs)
+		wire, err := c.wirePolicy(o, spec)
+		var decoded *policy.Policy
 		if err == nil {
-			var decoded *policy.Policy
 			if decoded, err = resource.DecodePolicy(wire); err == nil {
 				err = policy.Validate(decoded)
 			}
@@ -32,10 +32,15 @@ func (c *compiler) addPolicies(out *Output) []Selection {
 			add(out, resource.Policy(wire))
 		} else {
 			c.problem(o, "left out, and whatever it selects denies: %v", err)
+			c.denyTargets(out, o, targets)
 		}
-		sel := Selection{Namespace: o.Namespace, Name: o.Name, Action: cmp.Or(spec.Action, v1alpha1.ActionAllow), Scope: c.scope(o, spec.Selector)}
+		sel := Selection{Namespace: o.Namespace, Name: o.Name, Action: cmp.Or(spec.Action, v1alpha1.ActionAllow),
+			Scope: c.scope(o, spec.Selector), Targets: targets, asksRequests: err == nil && decoded.AsksRequests()}
+		if targets != nil {
+			sel.Scope = "target"
+		}
 		for _, p := range c.pods {
-			if c.authzSelects(o, spec.Selector, p) {
+			if targets == nil && c.authzSelects(o, spec.Selector, p) {
 				p.workload.Policies = append(p.workload.Policies, o.Namespace+"/"+o.Name)
 				sel.UIDs = append(sel.UIDs, p.workload.GetUid())
 			}
@@ -63,8 +68,8 @@ func sortSelections(all []Selection) {
 	slices.SortFunc(all, func(a, b Selection) int { return cmp.Compare(a.FullName(), b.FullName()) })
 }
 
-func wirePolicy(o *manifest.Object, spec *v1alpha1.AuthorizationPolicySpec) (*meshv1.AuthorizationPolicy, error) {
-	wire := &meshv1.AuthorizationPolicy{Namespace: o.Namespace, Name: o.Name}
+func (c *compiler) wirePolicy(o *manifest.Object, spec *v1alpha1.AuthorizationPolicySpec) (*meshv1.AuthorizationPolicy, error) {
+	wire := &meshv1.AuthorizationPolicy{Namespace: o.Namespace, Name: o.Name, Targets: targetNames(o.Namespace, spec.TargetRefs)}
 	switch cmp.Or(spec.Action, v1alpha1.ActionAllow) {
 	case v1alpha1.ActionAllow:
 		wire.Action = meshv1.AuthorizationPolicy_ALLOW
@@ -72,6 +77,9 @@ func wirePolicy(o *manifest.Object, spec *v1alpha1.AuthorizationPolicySpec) (*me
 		wire.Action = meshv1.AuthorizationPolicy_DENY
 	case v1alpha1.ActionAudit:
 		wire.Action = meshv1.AuthorizationPolicy_AUDIT
+	case v1alpha1.ActionCustom:
+		wire.Action = meshv1.AuthorizationPolicy_CUSTOM
+		wire.External = c.wireExternal(o, spec.External)
 	}
 	for _, r := range spec.Rules {
 		rule := &meshv1.Rule{}
@@ -85,6 +93,9 @@ func wirePolicy(o *manifest.Object, spec *v1alpha1.AuthorizationPolicySpec) (*me
 			}
 			rule.To = append(rule.To, op)
 		}
+		for _, w := range r.When {
+			rule.When = append(rule.When, &meshv1.Condition{Key: w.Key, Values: w.Values, NotValues: w.NotValues})
+		}
 		wire.Rules = append(wire.Rules, rule)
 	}
 	return wire, nil
@@ -97,6 +108,7 @@ func wireSource(namespace string, s *v1alpha1.Source) *meshv1.Source {
 		ServiceAccounts:    qualified(namespace, s.ServiceAccounts),
 		NotServiceAccounts: qualified(namespace, s.NotServiceAccounts),
 		IpBlocks:           wireBlocks(s.IPBlocks), NotIpBlocks: wireBlocks(s.NotIPBlocks),
+		RequestPrincipals: s.RequestPrincipals, NotRequestPrincipals: s.NotRequestPrincipals,
 	}
 }
 
@@ -128,7 +140,10 @@ func wireBlocks(blocks []string) []string {
 }
 
 func wireOperation(op *v1alpha1.Operation) (*meshv1.Operation, error) {
-	var wire meshv1.Operation
+	wire := meshv1.Operation{
+		Hosts: op.Hosts, NotHosts: op.NotHosts, Methods: op.Methods, NotMethods: op.NotMethods,
+		Paths: op.Paths, NotPaths: op.NotPaths,
+	}
 	for _, p := range op.Ports {
 		n, err := p.Number()
 		if err != nil {
@@ -144,84 +159,4 @@ func wireOperation(op *v1alpha1.Operation) (*meshv1.Operation, error) {
 		wire.NotPorts = append(wire.NotPorts, uint32(n))
 	}
 	return &wire, nil
-}
-
-// applyPeerAuthentications resolves the mTLS mode of every enrolled workload, as Istio does. The narrowest scope
-// that sets a mode decides: workload (a selector), namespace, mesh (the root namespace, no selector). Of several in
-// one scope the oldest is taken, by creation time, then by name. UNSET, or no mode, inherits. Without any the mode is
-// PERMISSIVE. A port's mode comes from the one that a selector chose.
-func (c *compiler) applyPeerAuthentications() []Selection {
-	selected := make(map[*manifest.Object][]string)
-	for _, p := range c.pods {
-		if !p.workload.GetEnrolled() {
-			continue
-		}
-		mtls := &meshv1.MTLS{Mode: meshv1.MTLS_PERMISSIVE}
-		for _, scope := range []string{"mesh", "namespace", "workload"} {
-			if o := c.peerAuthFor(p, scope); o != nil {
-				applyPeerAuthentication(mtls, o)
-				selected[o] = append(selected[o], p.workload.GetUid())
-			}
-		}
-		p.workload.Mtls = mtls
-	}
-	var all []Selection
-	for _, o := range c.peerAuth {
-		spec := o.Spec.(*v1alpha1.PeerAuthenticationSpec)
-		slices.Sort(selected[o])
-		all = append(all, Selection{Namespace: o.Namespace, Name: o.Name, Action: modeOf(spec.MTLS),
-			Scope: c.scope(o, spec.Selector), UIDs: selected[o]})
-	}
-	sortSelections(all)
-	return all
-}
-
-// peerAuthFor returns the oldest PeerAuthentication of a scope that applies to a pod, or nil.
-func (c *compiler) peerAuthFor(p *pod, scope string) *manifest.Object {
-	for _, o := range c.peerAuth { // older first
-		spec := o.Spec.(*v1alpha1.PeerAuthenticationSpec)
-		if c.scope(o, spec.Selector) != scope || scope != "mesh" && o.Namespace != p.object.Namespace {
-			continue
-		}
-		if selects(spec.Selector, p.object.Meta.Labels) {
-			return o
-		}
-	}
-	return nil
-}
-
-func applyPeerAuthentication(mtls *meshv1.MTLS, o *manifest.Object) {
-	spec := o.Spec.(*v1alpha1.PeerAuthenticationSpec)
-	if mode := wireMode(modeOf(spec.MTLS)); mode != meshv1.MTLS_UNSPECIFIED {
-		mtls.Mode, mtls.Source = mode, o.Namespace+"/"+o.Name
-	}
-	for _, port := range slices.Sorted(maps.Keys(spec.PortLevelMTLS)) {
-		override := spec.PortLevelMTLS[port]
-		n, err := v1alpha1.Port(port).Number()
-		mode := wireMode(modeOf(&override))
-		if err != nil || mode == meshv1.MTLS_UNSPECIFIED {
-			continue
-		}
-		if mtls.Ports == nil {
-			mtls.Ports = make(map[uint32]meshv1.MTLS_Mode)
-		}
-		mtls.Ports[uint32(n)], mtls.Source = mode, o.Namespace+"/"+o.Name
-	}
-}
-
-func modeOf(m *v1alpha1.MutualTLS) string {
-	if m == nil {
-		return v1alpha1.ModeUnset
-	}
-	return cmp.Or(m.Mode, v1alpha1.ModeUnset)
-}
-
-func wireMode(mode string) meshv1.MTLS_Mode {
-	switch mode {
-	case v1alpha1.ModeStrict:
-		return meshv1.MTLS_STRICT
-	case v1alpha1.ModePermissive:
-		return meshv1.MTLS_PERMISSIVE
-	}
-	return meshv1.MTLS_UNSPECIFIED
 }

@@ -66,6 +66,8 @@ func (c *compiler) addServices(out *Output) {
 		add(out, resource.Service(s.wire))
 	}
 	c.nodePortsUsed = len(f.nodePorts) > 0
+	c.applyWaypoints(x)
+	c.reportBypassed(services)
 }
 
 // newService returns a service without endpoints, nil if it is left out.
@@ -77,14 +79,15 @@ func (c *compiler) newService(f *frontends, o *manifest.Object, svc *manifest.Se
 	sameNode, sameZone := c.distribution(o, svc)
 	wire := &meshv1.Service{
 		Namespace: o.Namespace, Name: o.Name, Hostname: o.Name + "." + o.Namespace + ".svc." + c.opts.ClusterDomain,
-		Vips: wireAddrs(vips), PreferSameNode: sameNode, PreferSameZone: sameZone,
+		Waypoint: c.serviceWaypointName(o),
+		Vips:     wireAddrs(vips), PreferSameNode: sameNode, PreferSameZone: sameZone,
 		InternalLocal: svc.InternalTrafficPolicy == "Local",
 	}
 	if svc.SessionAffinity == "ClientIP" {
 		wire.AffinitySeconds = uint32(cmp.Or(max(svc.SessionAffinityConfig.ClientIP.TimeoutSeconds, 0), defaultAffinity))
 	}
 	for _, port := range tcpPorts(svc) {
-		wire.Ports = append(wire.Ports, &meshv1.Port{Name: port.Name, Port: uint32(port.Port)})
+		wire.Ports = append(wire.Ports, &meshv1.Port{Name: port.Name, Port: uint32(port.Port), AppProtocol: appProtocol(port)})
 	}
 	return wire
 }

@@ -55,6 +55,11 @@ func (c *compiler) newPod(o *manifest.Object) *pod {
 		w.Zone = node.Meta.Labels[labelZone]
 	}
 	w.Enrolled = c.enrolled(o, spec)
+	if w.Enrolled {
+		if w.Gateway = c.gatewayOf(o); w.Gateway != "" {
+			c.checkGatewayPod(o, spec)
+		}
+	}
 	if ns := c.namespaces[o.Namespace]; ns != nil && w.Enrolled {
 		w.FailOpen = ns.Meta.Annotations[manifest.AnnotationAgentAbsent] == manifest.AgentAbsentOpen
 	}
@@ -68,6 +73,7 @@ func (c *compiler) newPod(o *manifest.Object) *pod {
 
 // enrolled tells whether a pod is in the mesh: its own label says so, or else its namespace's. A pod in its node's
 // network namespace cannot be captured and never is.
+// A waypoint is in the mesh, whatever they say.
 func (c *compiler) enrolled(o *manifest.Object, spec *manifest.Pod) bool {
 	if c.opts.Leaving {
 		return false
@@ -77,7 +83,13 @@ func (c *compiler) enrolled(o *manifest.Object, spec *manifest.Pod) bool {
 		if v == manifest.MeshEnabled {
 			c.problem(o, "not enrolled: it has hostNetwork, and the node's own connections are not captured")
 		}
+		if c.gatewayOf(o) != "" {
+			c.problem(o, "no waypoint: it has hostNetwork, in which it cannot be told from its node's own connections")
+		}
 		return false
+	}
+	if c.gatewayOf(o) != "" {
+		return true // peers reach a waypoint by HBONE, and its node leaves it alone
 	}
 	if own {
 		c.checkLabel(o, v)

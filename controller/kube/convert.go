@@ -207,20 +207,12 @@ func slice(o *discoveryv1.EndpointSlice) *manifest.EndpointSlice {
 	return out
 }
 
-// custom reads one of our own kinds as a manifest file would be: the same checks, the same words.
+// custom reads one of our own kinds, or of the Gateway API's, as a manifest file would be: the same checks, the same words.
 func custom(o *unstructured.Unstructured) (*manifest.Object, error) {
 	o.SetManagedFields(nil)
 	raw, err := o.MarshalJSON()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", manifest.ErrRejected, err)
 	}
-	objects, _, err := manifest.Parse(fromAPI, raw)
-	if err != nil {
-		return nil, err
-	}
-	if len(objects) != 1 {
-		return nil, fmt.Errorf("%w: %s %s/%s is of no kind that the mesh knows", manifest.ErrRejected, o.GetKind(), o.GetNamespace(), o.GetName())
-	}
-	objects[0].Origin = manifest.Origin{File: fromAPI}
-	return objects[0], nil
+	return manifest.ParseServed(fromAPI, raw)
 }

@@ -93,6 +93,9 @@ func Connect(cfg Config) (*Cluster, error) {
 // Client is for what else the controller asks of the API server: reviews of tokens.
 func (c *Cluster) Client() kubernetes.Interface { return c.client }
 
+// Dynamic is for kinds that may not be there: those of the Gateway API.
+func (c *Cluster) Dynamic() dynamic.Interface { return c.dynamic }
+
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig != "" {
 		return clientcmd.BuildConfigFromFlags("", kubeconfig)

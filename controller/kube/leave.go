@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	keyState     = "state"
 	keyLeft      = "left"
 	StateLeaving = "leaving"
+	// LeftMore stands in keyLeft before what is not done yet.
+	LeftMore = "; "
 )
 
 // meshConfig follows MeshConfig. It is the store of a reflector of that one object.
@@ -110,7 +113,7 @@ func (c *Cluster) Leave(ctx context.Context, out io.Writer) error {
 				said = left
 			}
 			var done, all int
-			if n, _ := fmt.Sscanf(left, "%d of %d", &done, &all); n == 2 && done >= all {
+			if n, _ := fmt.Sscanf(left, "%d of %d", &done, &all); n == 2 && done >= all && !strings.Contains(left, LeftMore) {
 				return nil
 			}
 		}

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ import (
 type source struct {
 	reflectors []*cache.Reflector
 	stores     []*store
+	optional   *optional
 	wake       chan struct{} // capacity 1
 }
 
@@ -46,6 +48,7 @@ func newSource(c *Cluster) *source {
 	s.follow(c, manifest.KindEndpointSlice, &discoveryv1.EndpointSlice{}, builtin(discovery, "endpointslices"))
 	s.follow(c, manifest.KindAuthorizationPolicy, &unstructured.Unstructured{}, c.custom(resourceOf(manifest.KindAuthorizationPolicy)))
 	s.follow(c, manifest.KindPeerAuthentication, &unstructured.Unstructured{}, c.custom(resourceOf(manifest.KindPeerAuthentication)))
+	s.optional = newOptional(c, s)
 	return s
 }
 
@@ -64,11 +67,17 @@ func (c *Cluster) custom(gvr schema.GroupVersionResource) *cache.ListWatch {
 	}
 }
 
-// follow adds a kind. Whether the API server answers is noted on the way.
+// follow adds a kind.
 func (s *source) follow(c *Cluster, kind string, expected any, lw *cache.ListWatch) {
 	st := newStore(kind, s.signal)
-	log := c.cfg.Log.With("kind", kind)
-	noted := &cache.ListWatch{
+	s.stores = append(s.stores, st)
+	s.reflectors = append(s.reflectors, cache.NewReflectorWithOptions(noted(st, c.cfg.Log, lw), expected, st, cache.ReflectorOptions{Name: kind}))
+}
+
+// noted is lw, with the store told whether the API server answers.
+func noted(st *store, log *slog.Logger, lw *cache.ListWatch) *cache.ListWatch {
+	log = log.With("kind", st.kind)
+	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
 			list, err := lw.ListWithContext(ctx, opts)
 			st.answered(ctx, log, err)
@@ -80,8 +89,6 @@ func (s *source) follow(c *Cluster, kind string, expected any, lw *cache.ListWat
 			return w, err
 		},
 	}
-	s.stores = append(s.stores, st)
-	s.reflectors = append(s.reflectors, cache.NewReflectorWithOptions(noted, expected, st, cache.ReflectorOptions{Name: kind}))
 }
 
 func (s *source) signal() {
@@ -97,6 +104,7 @@ func (s *source) run(ctx context.Context) {
 	for _, r := range s.reflectors {
 		all.Go(func() { r.RunWithContext(ctx) })
 	}
+	all.Go(func() { s.optional.run(ctx) })
 	all.Wait()
 }
 

@@ -47,6 +47,8 @@ func resourceOf(kind string) schema.GroupVersionResource {
 		return ours("authorizationpolicies")
 	case manifest.KindPeerAuthentication:
 		return ours("peerauthentications")
+	case manifest.KindTrafficPolicy:
+		return ours("trafficpolicies")
 	}
 	return schema.GroupVersionResource{}
 }

@@ -22,7 +22,8 @@ type store struct {
 	synced   bool
 	objects  map[name]*manifest.Object
 	rejected map[name]rejection
-	failure  string // why the API server could not be followed, "" while it is
+	stated   map[name]bool // routes whose status has an entry of ours
+	failure  string        // why the API server could not be followed, "" while it is
 }
 
 type name struct{ namespace, name string }
@@ -35,7 +36,7 @@ type rejection struct {
 }
 
 func newStore(kind string, changed func()) *store {
-	return &store{kind: kind, changed: changed, objects: map[name]*manifest.Object{}, rejected: map[name]rejection{}}
+	return &store{kind: kind, changed: changed, objects: map[name]*manifest.Object{}, rejected: map[name]rejection{}, stated: map[name]bool{}}
 }
 
 // put takes an object in. One of ours that says something impossible keeps what it said last, as a manifest file does.
@@ -46,6 +47,9 @@ func (s *store) put(obj any, into map[name]*manifest.Object, rejected map[name]r
 		return fmt.Errorf("watch %s: got a %T", s.kind, obj)
 	}
 	key := name{m.GetNamespace(), m.GetName()}
+	if delete(s.stated, key); isStated(obj) {
+		s.stated[key] = true
+	}
 	o, err := convert(obj)
 	if err != nil {
 		rejected[key] = rejection{string(m.GetUID()), m.GetGeneration(), err.Error()}
@@ -84,6 +88,7 @@ func (s *store) Delete(obj any) error {
 	s.mu.Lock()
 	delete(s.objects, key)
 	delete(s.rejected, key)
+	delete(s.stated, key)
 	s.mu.Unlock()
 	s.changed()
 	return nil
@@ -127,6 +132,26 @@ func (s *store) answered(ctx context.Context, log *slog.Logger, err error) {
 		return
 	}
 	s.changed()
+}
+
+// absent notes that the API server does not have the kind, and so no object of it.
+func (s *store) absent() {
+	s.mu.Lock()
+	same := s.synced && len(s.objects)+len(s.rejected) == 0
+	s.objects, s.rejected, s.synced, s.failure = map[name]*manifest.Object{}, map[name]rejection{}, true, ""
+	s.mu.Unlock()
+	if !same {
+		s.changed()
+	}
+}
+
+// unanswered notes why it is not known whether the API server has the kind.
+func (s *store) unanswered(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.synced {
+		s.failure = err.Error()
+	}
 }
 
 // read adds what the store holds to a result.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/warren-mesh/warren/api/v1alpha1"
+	"github.com/warren-mesh/warren/policy"
 )
 
 // maxMatches bounds every list of a rule, and maxRules a policy's rules: each is tried for every connection.
@@ -16,6 +17,8 @@ const (
 	maxRules   = 512
 	maxMatches = 1024
 	maxString  = 512
+
+	maxConditions = 64
 )
 
 func checkSelector(d *decoder, sel *v1alpha1.WorkloadSelector) error {
@@ -32,13 +35,17 @@ func checkSelector(d *decoder, sel *v1alpha1.WorkloadSelector) error {
 
 func checkAuthorizationPolicy(d *decoder, spec *v1alpha1.AuthorizationPolicySpec) error {
 	switch spec.Action {
-	case "", v1alpha1.ActionAllow, v1alpha1.ActionDeny, v1alpha1.ActionAudit:
-	case "CUSTOM":
-		return d.at("spec.action", "CUSTOM %s", needsL7)
+	case "", v1alpha1.ActionAllow, v1alpha1.ActionDeny, v1alpha1.ActionAudit, v1alpha1.ActionCustom:
 	default:
-		return d.at("spec.action", "want ALLOW, DENY or AUDIT, got %q", spec.Action)
+		return d.at("spec.action", "want ALLOW, DENY, AUDIT or CUSTOM, got %q", spec.Action)
 	}
 	if err := checkSelector(d, spec.Selector); err != nil {
+		return err
+	}
+	if err := checkPolicyTargets(d, spec.Selector != nil, spec.TargetRefs); err != nil {
+		return err
+	}
+	if err := checkExternal(d, spec); err != nil {
 		return err
 	}
 	if len(spec.Rules) > maxRules {
@@ -59,10 +66,18 @@ func checkRule(d *decoder, path string, rule *v1alpha1.Rule) error {
 		return d.at(path+".from", "is empty: leave the field out to match every source")
 	}
 	if rule.To != nil && len(rule.To) == 0 {
-		return d.at(path+".to", "is empty: leave the field out to match every port")
+		return d.at(path+".to", "is empty: leave the field out to match everything")
 	}
 	if len(rule.From) > maxMatches || len(rule.To) > maxMatches {
 		return d.at(path, "more than %d entries", maxMatches)
+	}
+	if rule.When != nil && len(rule.When) == 0 || len(rule.When) > maxConditions {
+		return d.at(path+".when", "want 1 to %d conditions, got %d: leave the field out for none", maxConditions, len(rule.When))
+	}
+	for i := range rule.When {
+		if err := checkCondition(d, fmt.Sprintf("%s.when[%d]", path, i), &rule.When[i]); err != nil {
+			return err
+		}
 	}
 	for i, from := range rule.From {
 		if err := checkSource(d, fmt.Sprintf("%s.from[%d].source", path, i), from.Source); err != nil {
@@ -81,40 +96,59 @@ func checkSource(d *decoder, path string, src *v1alpha1.Source) error {
 	if src == nil {
 		return d.at(path, "is missing")
 	}
-	lists := []struct {
-		name   string
-		values []string
-		check  func(string) error
-	}{
+	lists := []list{
 		{"principals", src.Principals, checkPrincipal}, {"notPrincipals", src.NotPrincipals, checkPrincipal},
 		{"namespaces", src.Namespaces, checkPattern}, {"notNamespaces", src.NotNamespaces, checkPattern},
 		{"serviceAccounts", src.ServiceAccounts, checkServiceAccount}, {"notServiceAccounts", src.NotServiceAccounts, checkServiceAccount},
 		{"ipBlocks", src.IPBlocks, checkIPBlock}, {"notIpBlocks", src.NotIPBlocks, checkIPBlock},
+		{"requestPrincipals", src.RequestPrincipals, bounded(policy.CheckText)},
+		{"notRequestPrincipals", src.NotRequestPrincipals, bounded(policy.CheckText)},
 	}
+	total, err := checkLists(d, path, lists)
+	if err == nil && total == 0 {
+		err = d.at(path, "is empty: leave `from` out to match every source")
+	}
+	return err
+}
+
+// list is one field with patterns.
+type list struct {
+	name   string
+	values []string
+	check  func(string) error
+}
+
+// checkLists checks every value of every list, and returns how many there are.
+func checkLists(d *decoder, path string, lists []list) (int, error) {
 	total := 0
-	for _, list := range lists {
-		if list.values != nil && len(list.values) == 0 || len(list.values) > maxMatches {
-			return d.at(path+"."+list.name, "want 1 to %d entries, got %d", maxMatches, len(list.values))
+	for _, l := range lists {
+		if l.values != nil && len(l.values) == 0 || len(l.values) > maxMatches {
+			return 0, d.at(path+"."+l.name, "want 1 to %d entries, got %d", maxMatches, len(l.values))
 		}
-		total += len(list.values)
-		for i, v := range list.values {
-			if err := list.check(v); err != nil {
-				return d.at(fmt.Sprintf("%s.%s[%d]", path, list.name, i), "%v", err)
+		total += len(l.values)
+		for i, v := range l.values {
+			if err := l.check(v); err != nil {
+				return 0, d.at(fmt.Sprintf("%s.%s[%d]", path, l.name, i), "%v", err)
 			}
 		}
 	}
-	if total == 0 {
-		return d.at(path, "is empty: leave `from` out to match every source")
-	}
-	return nil
+	return total, nil
 }
 
 func checkOperation(d *decoder, path string, op *v1alpha1.Operation) error {
 	if op == nil {
 		return d.at(path, "is missing")
 	}
-	if len(op.Ports)+len(op.NotPorts) == 0 {
-		return d.at(path, "is empty: leave `to` out to match every port")
+	total, err := checkLists(d, path, []list{
+		{"hosts", op.Hosts, bounded(policy.CheckHost)}, {"notHosts", op.NotHosts, bounded(policy.CheckHost)},
+		{"methods", op.Methods, bounded(policy.CheckMethod)}, {"notMethods", op.NotMethods, bounded(policy.CheckMethod)},
+		{"paths", op.Paths, bounded(policy.CheckPath)}, {"notPaths", op.NotPaths, bounded(policy.CheckPath)},
+	})
+	if err != nil {
+		return err
+	}
+	if total+len(op.Ports)+len(op.NotPorts) == 0 {
+		return d.at(path, "is empty: leave `to` out to match everything")
 	}
 	if len(op.Ports)+len(op.NotPorts) > maxMatches {
 		return d.at(path, "more than %d ports", maxMatches)

@@ -57,6 +57,9 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string, depth int) 
 	if n.ShortTag() == "!!null" {
 		return nil
 	}
+	if r, ok := v.Addr().Interface().(nodeReader); ok {
+		return r.readNode(d, n, path, depth)
+	}
 	if u, ok := v.Addr().Interface().(json.Unmarshaler); ok {
 		return d.decodeScalarJSON(n, u, path)
 	}
@@ -111,7 +114,7 @@ func (d *decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string, depth
 		if !d.strict {
 			return nil
 		}
-		if reason, ok := l7Fields[key]; ok {
+		if reason, ok := foreignFields[key]; ok {
 			return d.fail(kn, join(path, key), "%s", reason)
 		}
 		return d.fail(kn, join(path, key), "unknown field")

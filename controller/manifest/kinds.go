@@ -15,14 +15,17 @@ type kind struct {
 	apiVersion string
 	namespaced bool
 	strict     bool
-	read       func(d *decoder, n *yaml.Node, o *Object) error
+	// foreign is true if its schema is somebody else's: an API server has applied that, and may know newer fields.
+	foreign bool
+	read    func(d *decoder, n *yaml.Node, o *Object) error
 }
 
 // kindOf returns how to read a document, or nil if it is to be ignored. A policy in another group's or version's
 // form is an error: to ignore it would be to open what it closes.
 func kindOf(env envelope) (*kind, error) {
 	group, _, _ := strings.Cut(env.APIVersion, "/")
-	ours := env.Kind == KindAuthorizationPolicy || env.Kind == KindPeerAuthentication
+	k, named := kindNamed(env.Kind)
+	ours := named && k.apiVersion == v1alpha1.APIVersion
 	switch {
 	case ours && group == "security.istio.io":
 		return nil, fmt.Errorf("apiVersion: %s is Istio's: write %s", env.APIVersion, v1alpha1.APIVersion)
@@ -31,7 +34,10 @@ func kindOf(env envelope) (*kind, error) {
 	case group == v1alpha1.Group && !ours:
 		return nil, fmt.Errorf("kind: %s has no kind %q", v1alpha1.APIVersion, env.Kind)
 	}
-	if k, ok := kindNamed(env.Kind); ok && k.apiVersion == env.APIVersion {
+	if named && k.apiVersion == env.APIVersion {
+		return &k, nil
+	}
+	if k, ok := gatewayKind(env.Kind, env.APIVersion); ok {
 		return &k, nil
 	}
 	return nil, nil
@@ -41,21 +47,25 @@ func kindNamed(name string) (kind, bool) {
 	nothing := func(*decoder, *yaml.Node, *Object) error { return nil }
 	switch name {
 	case KindNamespace:
-		return kind{"v1", false, false, nothing}, true
+		return kind{apiVersion: "v1", read: nothing}, true
 	case KindNode:
-		return kind{"v1", false, false, readNode}, true
+		return kind{apiVersion: "v1", read: readNode}, true
 	case KindServiceAccount:
-		return kind{"v1", true, false, nothing}, true
+		return kind{apiVersion: "v1", namespaced: true, read: nothing}, true
 	case KindPod:
-		return kind{"v1", true, false, readPod}, true
+		return kind{apiVersion: "v1", namespaced: true, read: readPod}, true
 	case KindService:
-		return kind{"v1", true, false, readService}, true
+		return kind{apiVersion: "v1", namespaced: true, read: readService}, true
 	case KindEndpointSlice:
-		return kind{"discovery.k8s.io/v1", true, false, readEndpointSlice}, true
+		return kind{apiVersion: "discovery.k8s.io/v1", namespaced: true, read: readEndpointSlice}, true
 	case KindAuthorizationPolicy:
-		return kind{v1alpha1.APIVersion, true, true, readAuthorizationPolicy}, true
+		return kind{apiVersion: v1alpha1.APIVersion, namespaced: true, strict: true, read: readAuthorizationPolicy}, true
 	case KindPeerAuthentication:
-		return kind{v1alpha1.APIVersion, true, true, readPeerAuthentication}, true
+		return kind{apiVersion: v1alpha1.APIVersion, namespaced: true, strict: true, read: readPeerAuthentication}, true
+	case KindRequestAuthentication:
+		return kind{apiVersion: v1alpha1.APIVersion, namespaced: true, strict: true, read: readRequestAuthentication}, true
+	case KindTrafficPolicy:
+		return kind{apiVersion: v1alpha1.APIVersion, namespaced: true, strict: true, read: readTrafficPolicy}, true
 	}
 	return kind{}, false
 }
@@ -133,7 +143,25 @@ func readPeerAuthentication(d *decoder, n *yaml.Node, o *Object) error {
 	return checkPeerAuthentication(d, spec)
 }
 
-// readSpec reads the spec of one of our own kinds: nothing may stand beside it, nor unknown fields in it.
+func readTrafficPolicy(d *decoder, n *yaml.Node, o *Object) error {
+	spec := new(v1alpha1.TrafficPolicySpec)
+	o.Spec = spec
+	if err := readSpec(d, n, reflect.ValueOf(spec).Elem()); err != nil {
+		return err
+	}
+	return checkTrafficPolicy(d, spec)
+}
+
+func readRequestAuthentication(d *decoder, n *yaml.Node, o *Object) error {
+	spec := new(v1alpha1.RequestAuthenticationSpec)
+	o.Spec = spec
+	if err := readSpec(d, n, reflect.ValueOf(spec).Elem()); err != nil {
+		return err
+	}
+	return checkRequestAuthentication(d, spec)
+}
+
+// readSpec reads the spec of a kind that has nothing beside it, and if the kind is read strictly no unknown field in it.
 func readSpec(d *decoder, n *yaml.Node, spec reflect.Value) error {
 	return d.pairs(n, "", func(key string, kn, val *yaml.Node) error {
 		switch key {
@@ -141,6 +169,9 @@ func readSpec(d *decoder, n *yaml.Node, spec reflect.Value) error {
 			return nil
 		case "spec":
 			return d.decode(val, spec, "spec", 1)
+		}
+		if !d.strict {
+			return nil
 		}
 		return d.fail(kn, key, "unknown field")
 	})

@@ -97,7 +97,7 @@ func (l *Loader) Load() Result {
 	status := l.readRoots(l.cfg.StatusRoots, &res)
 	res.Objects = l.merge(main, &res)
 	res.Objects = overlay(res.Objects, l.merge(status, &res), &res)
-	slices.SortFunc(res.Objects, func(a, b *Object) int { return compareKeys(a.Key, b.Key) })
+	slices.SortFunc(res.Objects, func(a, b *Object) int { return CompareKeys(a.Key, b.Key) })
 	slices.Sort(res.Rejected)
 	res.Rejected = slices.Compact(res.Rejected)
 	res.Generation = l.gen

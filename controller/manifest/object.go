@@ -15,14 +15,16 @@ import (
 
 // Kinds that are read. Every other kind is listed as ignored.
 const (
-	KindNamespace           = "Namespace"
-	KindPod                 = "Pod"
-	KindService             = "Service"
-	KindEndpointSlice       = "EndpointSlice"
-	KindServiceAccount      = "ServiceAccount"
-	KindNode                = "Node"
-	KindAuthorizationPolicy = v1alpha1.KindAuthorizationPolicy
-	KindPeerAuthentication  = v1alpha1.KindPeerAuthentication
+	KindNamespace             = "Namespace"
+	KindPod                   = "Pod"
+	KindService               = "Service"
+	KindEndpointSlice         = "EndpointSlice"
+	KindServiceAccount        = "ServiceAccount"
+	KindNode                  = "Node"
+	KindAuthorizationPolicy   = v1alpha1.KindAuthorizationPolicy
+	KindPeerAuthentication    = v1alpha1.KindPeerAuthentication
+	KindRequestAuthentication = v1alpha1.KindRequestAuthentication
+	KindTrafficPolicy         = v1alpha1.KindTrafficPolicy
 )
 
 // Key names one object.
@@ -40,7 +42,8 @@ func (k Key) String() string {
 	return k.Kind + " " + k.Namespace + "/" + k.Name
 }
 
-func compareKeys(a, b Key) int {
+// CompareKeys orders by kind, namespace and name.
+func CompareKeys(a, b Key) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
@@ -63,8 +66,8 @@ type Object struct {
 	Key
 	Origin Origin
 	Meta   Meta
-	// Spec is *Pod, *Service, *EndpointSlice, *Node, *v1alpha1.AuthorizationPolicySpec, *v1alpha1.PeerAuthenticationSpec,
-	// or nil for a Namespace and a ServiceAccount.
+	// Spec is *Pod, *Service, *EndpointSlice, *Node, *GatewaySpec, *GatewayClassSpec, *Route for every kind of route,
+	// *ReferenceGrantSpec, the spec of one of package v1alpha1's kinds, or nil for a Namespace and a ServiceAccount.
 	Spec any
 }
 
@@ -193,8 +196,10 @@ type ServicePort struct {
 	Name       string     `json:"name"`
 	Port       uint16     `json:"port"`
 	TargetPort TargetPort `json:"targetPort"`
-	NodePort   uint16     `json:"nodePort"`
-	Protocol   string     `json:"protocol"`
+	// AppProtocol is what is spoken there.
+	AppProtocol string `json:"appProtocol"`
+	NodePort    uint16 `json:"nodePort"`
+	Protocol    string `json:"protocol"`
 }
 
 // EndpointSlice lists endpoints of the service that its label names. A slice of type FQDN has none that are addresses.

@@ -16,15 +16,13 @@ const (
 	maxFileObjects = 10_000
 )
 
-// l7Fields are fields of Istio's policies that say something about requests; Warren's policies see connections.
-var l7Fields = map[string]string{
-	"methods": needsL7, "notMethods": needsL7, "paths": needsL7, "notPaths": needsL7, "hosts": needsL7, "notHosts": needsL7,
-	"when": needsL7, "requestPrincipals": needsL7, "notRequestPrincipals": needsL7,
-	"remoteIpBlocks": needsL7, "notRemoteIpBlocks": needsL7, "provider": needsL7,
-	"targetRef": needsL7, "targetRefs": needsL7,
+// foreignFields are fields of Istio's policies that ours do not have, and why.
+var foreignFields = map[string]string{
+	"remoteIpBlocks":    "is not offered: ipBlocks compares the address that the peer itself has",
+	"notRemoteIpBlocks": "is not offered: notIpBlocks compares the address that the peer itself has",
+	"provider":          "names something of Istio's mesh configuration: write external, with the authorizer's service",
+	"targetRef":         "is not offered: write targetRefs, with one entry",
 }
-
-const needsL7 = "needs an L7 waypoint; L4 policies know ports only"
 
 // Ignored is a document that is of no use to the mesh.
 type Ignored struct {
@@ -60,19 +58,25 @@ type parsed struct {
 
 // parser reads one file.
 type parser struct {
-	file  string
-	nodes int
-	out   parsed
-	seen  map[Key]Origin
+	file string
+	// served is true if an API server has read it before.
+	served bool
+	nodes  int
+	out    parsed
+	seen   map[Key]Origin
 }
 
 // parse reads every document of data, which came from file. It returns all of them or the first error, which wraps
 // ErrRejected.
 func parse(file string, data []byte) (parsed, error) {
+	return (&parser{file: file, nodes: maxNodes, seen: make(map[Key]Origin)}).parse(data)
+}
+
+func (p *parser) parse(data []byte) (parsed, error) {
+	file := p.file
 	if len(data) > maxFileBytes {
 		return parsed{}, &parseError{Origin{file, 1}, "", fmt.Errorf("larger than %d bytes: split the file", maxFileBytes)}
 	}
-	p := &parser{file: file, nodes: maxNodes, seen: make(map[Key]Origin)}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		var doc yaml.Node
@@ -191,7 +195,7 @@ func (p *parser) object(d *decoder, n *yaml.Node, env envelope) error {
 	if !k.namespaced {
 		o.Namespace, o.Meta.Namespace = "", ""
 	}
-	d.strict = k.strict
+	d.strict = k.strict && !(k.foreign && p.served)
 	err = k.read(d, n, o)
 	p.nodes = d.nodes
 	if err == nil {

@@ -1,14 +1,19 @@
-// Package publish gives every compiled state a version and brings every agent to the newest one.
+// Package publish gives every compiled state a version and brings every receiver to the newest one.
 //
-// The protocol is api/meshv1: an agent says which version it enforces, gets one update from there to the newest
-// version, and acknowledges it once it enforces it. At most one update is on its way to an agent; one that is slow
-// skips versions instead of queueing them. Every update is marshalled once, however many agents get it.
+// The protocol is api/meshv1: a receiver says which version it enforces, gets one update from there to the newest
+// version, and acknowledges it once it enforces it. At most one update is on its way to a receiver; one that is slow
+// skips versions instead of queueing them.
+//
+// A resource is for everybody, or for some audiences only: names that a receiver is known by, such as its node's. What
+// a receiver holds at a version are the resources of that version that are for everybody or for one of its audiences.
+// What everybody gets is encoded once, however many receivers there are; behind it comes what this receiver alone gets.
+// Versions are the mesh's: one in which nothing changed for a receiver reaches it too, as a few bytes, so that what it
+// acknowledges is comparable with what others do.
 package publish
 
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -19,10 +24,12 @@ import (
 )
 
 const (
-	// maxVersions bounds how far back an agent may be and still get a delta instead of everything.
+	// maxVersions bounds how far back a receiver may be and still get a delta instead of everything.
 	maxVersions = 256
-	// maxCache bounds the bytes of marshalled updates that are kept for other agents; beyond it each agent's is
-	// marshalled for itself.
+	// maxChanges bounds how many changes of resources are remembered for that. The newest version's are in any case.
+	maxChanges = 200_000
+	// maxCache bounds the bytes of encoded updates that are kept for other receivers; beyond it each one's is encoded
+	// for itself.
 	maxCache = 64 << 20
 )
 
@@ -31,29 +38,45 @@ type Publisher struct {
 	epoch string
 
 	mu        sync.Mutex
-	version   uint64
-	resources map[string]*meshv1.Resource
-	encoded   map[string][]byte // deterministic, to tell what changed
-	history   []change          // oldest first, the last is `version`
+	now       *content
+	history   []change // oldest first, the last is the newest version
+	changes   int      // of keys in history
 	changed   chan struct{}
-	changedIn map[string]uint64 // the version that last set a key
+	changedIn map[string]uint64 // the version that last set a key to something else
 
-	cache     map[uint64]*Encoded // by base, all to `version`
+	deltas    map[uint64]*delta // by base, all to the newest version
 	cacheSize int
 }
 
-// change is one version: which keys it set or removed. What it set them to does not matter any more: an update
-// carries what they are now.
+// content is the whole state at one version. It does not change.
+type content struct {
+	version  uint64
+	compiled time.Time
+	encoded  map[string][]byte   // every resource, deterministic, to tell what changed
+	audience map[string][]string // of those that are not for everybody; sorted, without repetition
+}
+
+// change is one version: what became of which keys. What it set them to does not matter any more: an update carries
+// what they are now.
 type change struct {
 	version  uint64
 	compiled time.Time
-	keys     map[string]bool // whether the key was there before
+	keys     map[string]past
 }
 
-// New returns a publisher without a version. epoch names this run of the controller: agents that know another one
+// past is what a resource was before a version changed it.
+type past struct {
+	scope   scope
+	changed bool // its content did, not only whom it is for
+}
+
+// New returns a publisher without a version. epoch names this run of the controller: receivers that know another one
 // start from nothing.
 func New(epoch string) *Publisher {
-	return &Publisher{epoch: epoch, changed: make(chan struct{}), cache: make(map[uint64]*Encoded), changedIn: make(map[string]uint64)}
+	return &Publisher{
+		epoch: epoch, now: &content{}, changed: make(chan struct{}),
+		deltas: make(map[uint64]*delta), changedIn: make(map[string]uint64),
+	}
 }
 
 // Epoch returns the name of this run.
@@ -63,47 +86,77 @@ func (p *Publisher) Epoch() string { return p.epoch }
 func (p *Publisher) Version() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.version
+	return p.now.version
 }
 
-// Publish makes resources the newest version, unless they are what that is already. It returns the newest version.
-// Callers must not change the resources any more. Returns an error, and changes nothing, if one cannot be marshalled.
-func (p *Publisher) Publish(resources map[string]*meshv1.Resource, compiled time.Time) (uint64, error) {
-	encoded := make(map[string][]byte, len(resources))
+// Publish makes resources the newest version, unless they are what that is already. A resource without an entry in
+// audience is for everybody; one with an empty entry for nobody. It returns the newest version. Callers must not change
+// what they gave any more. Returns an error, and changes nothing, if a resource cannot be marshalled.
+func (p *Publisher) Publish(
+	resources map[string]*meshv1.Resource, audience map[string][]string, compiled time.Time,
+) (uint64, error) {
+	next := &content{compiled: compiled, encoded: make(map[string][]byte, len(resources)), audience: sortedAudiences(audience)}
 	for key, r := range resources {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
 		if err != nil {
 			return 0, fmt.Errorf("publish resource %s: %w", key, err)
 		}
-		encoded[key] = b
+		next.encoded[key] = b
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	keys := diff(p.encoded, encoded)
-	if len(keys) == 0 && p.version > 0 {
-		return p.version, nil
+	keys := diff(p.now, next)
+	if len(keys) == 0 && p.now.version > 0 {
+		return p.now.version, nil
 	}
-	p.version++
-	p.resources, p.encoded = resources, encoded
-	p.history = append(p.history, change{p.version, compiled, keys})
-	if drop := len(p.history) - maxVersions; drop > 0 {
-		p.history = slices.Delete(p.history, 0, drop)
-	}
-	for key := range keys {
-		if _, there := resources[key]; there {
-			p.changedIn[key] = p.version
-		} else {
-			delete(p.changedIn, key)
-		}
-	}
-	clear(p.cache)
+	next.version = p.now.version + 1
+	p.now = next
+	p.remember(change{next.version, compiled, keys})
+	p.noteChanged(keys)
+	clear(p.deltas)
 	p.cacheSize = 0
 	close(p.changed)
 	p.changed = make(chan struct{})
-	return p.version, nil
+	return next.version, nil
 }
 
-// ChangedIn returns the version that last changed a resource, 0 if it is not there.
+// remember adds a version to the history, which forgets the oldest ones beyond its bounds.
+func (p *Publisher) remember(c change) {
+	p.history = append(p.history, c)
+	p.changes += len(c.keys)
+	drop := 0
+	for left := len(p.history); left > maxVersions || p.changes > maxChanges && left > 1; left-- {
+		p.changes -= len(p.history[drop].keys)
+		drop++
+	}
+	p.history = slices.Delete(p.history, 0, drop)
+}
+
+// noteChanged keeps which version gave resources the content that they have.
+func (p *Publisher) noteChanged(keys map[string]past) {
+	for key, was := range keys {
+		if _, there := p.now.encoded[key]; !there {
+			delete(p.changedIn, key)
+		} else if was.changed {
+			p.changedIn[key] = p.now.version
+		}
+	}
+}
+
+// sortedAudiences returns audiences in order; lists that are in order already are shared.
+func sortedAudiences(audience map[string][]string) map[string][]string {
+	out := make(map[string][]string, len(audience))
+	for key, to := range audience {
+		if !slices.IsSorted(to) {
+			to = slices.Sorted(slices.Values(to))
+		}
+		out[key] = to
+	}
+	return out
+}
+
+// ChangedIn returns the version that last changed a resource's content, 0 if it is not there. Whom it is for may have
+// changed since.
 func (p *Publisher) ChangedIn(key string) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -114,23 +167,22 @@ func (p *Publisher) ChangedIn(key string) uint64 {
 func (p *Publisher) NewestCompiled() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.history) == 0 {
-		return time.Time{}
-	}
-	return p.history[len(p.history)-1].compiled
+	return p.now.compiled
 }
 
-// diff returns the keys that differ, and whether each was there before.
-func diff(old, now map[string][]byte) map[string]bool {
-	keys := make(map[string]bool)
-	for key, b := range now {
-		if prev, ok := old[key]; !ok || !bytes.Equal(prev, b) {
-			keys[key] = ok
+// diff returns the keys that differ, and what each was before.
+func diff(old, now *content) map[string]past {
+	keys := make(map[string]past)
+	for key, b := range now.encoded {
+		prev, ok := old.encoded[key]
+		was := past{old.scopeOf(key), !ok || !bytes.Equal(prev, b)}
+		if was.changed || !was.scope.equal(now.scopeOf(key)) {
+			keys[key] = was
 		}
 	}
-	for key := range old {
-		if _, ok := now[key]; !ok {
-			keys[key] = true
+	for key := range old.encoded {
+		if _, ok := now.encoded[key]; !ok {
+			keys[key] = past{old.scopeOf(key), true}
 		}
 	}
 	return keys
@@ -140,10 +192,10 @@ func diff(old, now map[string][]byte) map[string]bool {
 func (p *Publisher) newest() (uint64, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.version, p.changed
+	return p.now.version, p.changed
 }
 
-// base returns from which version an agent that enforces `version` of `epoch` can be brought to the newest by a
+// base returns from which version a receiver that enforces `version` of `epoch` can be brought to the newest by a
 // delta, 0 if it has to get everything.
 func (p *Publisher) base(epoch string, version uint64) uint64 {
 	p.mu.Lock()
@@ -156,57 +208,61 @@ func (p *Publisher) base(epoch string, version uint64) uint64 {
 
 // reaches tells whether every change after version is still known.
 func (p *Publisher) reaches(version uint64) bool {
-	return version > 0 && version <= p.version && len(p.history) > 0 && p.history[0].version <= version+1
+	return version > 0 && version <= p.now.version && len(p.history) > 0 && p.history[0].version <= version+1
 }
 
-// update returns the update from base to the newest version; from 0 if the history does not reach back to base.
-func (p *Publisher) update(base uint64) (*Encoded, uint64, error) {
+// update returns what brings a receiver from base to the newest version; from 0 if the history does not reach back to
+// base. audiences are what the receiver is known by, and were so when it got base.
+func (p *Publisher) update(base uint64, audiences []string) (*Encoded, uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaches(base) {
 		base = 0
 	}
-	if e := p.cache[base]; e != nil {
-		return e, p.version, nil
-	}
-	u := &meshv1.Update{Epoch: p.epoch, Base: base, Version: p.version, CompiledUnixNano: p.history[len(p.history)-1].compiled.UnixNano()}
-	known := p.changedSince(base)
-	for _, key := range slices.Sorted(maps.Keys(known)) {
-		if r, ok := p.resources[key]; ok {
-			u.Set = append(u.Set, r)
-		} else if known[key] { // else it came and went since base
-			u.Removed = append(u.Removed, key)
+	d := p.deltas[base]
+	if d == nil {
+		d = p.newDelta(base)
+		if p.cacheSize+d.size <= maxCache {
+			p.deltas[base] = d
+			p.cacheSize += d.size
 		}
 	}
-	b, err := proto.Marshal(u)
-	if err != nil {
-		return nil, 0, fmt.Errorf("marshal update %d to %d: %w", base, p.version, err)
-	}
-	e := &Encoded{bytes: b}
-	if p.cacheSize+len(b) <= maxCache {
-		p.cache[base] = e
-		p.cacheSize += len(b)
-	}
-	return e, p.version, nil
+	own, kept := d.part(audiences, maxCache-p.cacheSize)
+	p.cacheSize += kept
+	return &Encoded{shared: d.shared, own: own}, p.now.version
 }
 
-// changedSince returns the keys that changed after base, and whether each was there at base.
-func (p *Publisher) changedSince(base uint64) map[string]bool {
-	out := make(map[string]bool)
+// newDelta works out what changed after base. The caller holds p.mu.
+func (p *Publisher) newDelta(base uint64) *delta {
+	d := &delta{content: p.now, own: make(map[string][]int), parts: make(map[string][]byte)}
+	d.shared = appendHead(nil, p.epoch, base, p.now)
 	if base == 0 {
-		for key := range p.resources {
-			out[key] = false
+		for key := range p.now.encoded {
+			d.turns = append(d.turns, turn{key: key, now: p.now.scopeOf(key), changed: true})
 		}
-		return out
+	} else {
+		d.turns = p.changedSince(base)
 	}
+	d.build()
+	return d
+}
+
+// changedSince returns what became since base of every key that changed.
+func (p *Publisher) changedSince(base uint64) []turn {
+	seen := make(map[string]int)
+	var out []turn
 	for _, c := range p.history {
 		if c.version <= base {
 			continue
 		}
-		for key, before := range c.keys {
-			if _, seen := out[key]; !seen {
-				out[key] = before
+		for key, was := range c.keys {
+			i, ok := seen[key]
+			if !ok {
+				i = len(out)
+				seen[key] = i
+				out = append(out, turn{key: key, was: was.scope, now: p.now.scopeOf(key)})
 			}
+			out[i].changed = out[i].changed || was.changed
 		}
 	}
 	return out

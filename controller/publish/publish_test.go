@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func world(names ...string) map[string]*meshv1.Resource {
 
 func publish(t *testing.T, p *Publisher, names ...string) uint64 {
 	t.Helper()
-	v, err := p.Publish(world(names...), time.Now())
+	v, err := p.Publish(world(names...), nil, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func publish(t *testing.T, p *Publisher, names ...string) uint64 {
 func text(t *testing.T, e *Encoded) string {
 	t.Helper()
 	var u meshv1.Update
-	if err := proto.Unmarshal(e.bytes, &u); err != nil {
+	if err := proto.Unmarshal(slices.Concat(e.shared, e.own), &u); err != nil {
 		t.Fatal(err)
 	}
 	return updateText(&u)
@@ -76,10 +77,7 @@ func TestDeltasAreMergedFromAnyBase(t *testing.T) {
 		1: "1→3 +b", // c came and went: an agent at 1 never had it
 		2: "2→3 +b -c",
 	} {
-		e, _, err := p.update(base)
-		if err != nil {
-			t.Fatal(err)
-		}
+		e, _ := p.update(base, nil)
 		if got := text(t, e); got != want {
 			t.Errorf("from %d: %s, want %s", base, got, want)
 		}
@@ -95,13 +93,13 @@ func TestDeltasAreMergedFromAnyBase(t *testing.T) {
 func TestUpdateIsMarshalledOnceForAll(t *testing.T) {
 	p := New("e")
 	publish(t, p, "a")
-	first, _, _ := p.update(0)
-	second, _, _ := p.update(0)
-	if first != second {
+	first, _ := p.update(0, []string{"n1"})
+	second, _ := p.update(0, []string{"n2"})
+	if &first.shared[0] != &second.shared[0] {
 		t.Error("marshalled twice")
 	}
 	publish(t, p, "b")
-	if third, _, _ := p.update(0); third == first {
+	if third, _ := p.update(0, nil); &third.shared[0] == &first.shared[0] {
 		t.Error("an old version was sent for a new one")
 	}
 }
@@ -114,13 +112,36 @@ func TestHistoryIsBounded(t *testing.T) {
 	if len(p.history) != maxVersions {
 		t.Errorf("%d versions are kept", len(p.history))
 	}
-	for _, c := range []struct{ version, base uint64 }{{1, 0}, {9, 0}, {10, 10}, {p.version, p.version}, {p.version + 1, 0}, {0, 0}} {
+	for _, c := range []struct{ version, base uint64 }{{1, 0}, {9, 0}, {10, 10}, {p.Version(), p.Version()}, {p.Version() + 1, 0}, {0, 0}} {
 		if got := p.base("e", c.version); got != c.base {
 			t.Errorf("an agent at %d starts from %d, want %d", c.version, got, c.base)
 		}
 	}
-	if got := p.base("other", p.version); got != 0 {
+	if got := p.base("other", p.Version()); got != 0 {
 		t.Errorf("an agent of another epoch starts from %d", got)
+	}
+}
+
+// Versions that change everything are remembered for a shorter time.
+func TestHistoryIsBoundedByWhatChanged(t *testing.T) {
+	p := New("e")
+	const many = maxChanges/3 - 1
+	all := func(app string) []string {
+		names := make([]string, many)
+		for i := range names {
+			names[i] = time.Duration(i).String() + "=" + app
+		}
+		return names
+	}
+	for i := range 5 {
+		publish(t, p, all(time.Duration(i).String())...)
+	}
+	if len(p.history) != 3 || p.changes != 3*many || p.base("e", 1) != 0 || p.base("e", 2) != 2 {
+		t.Errorf("%d versions with %d changes are kept, want 3 with %d", len(p.history), p.changes, 3*many)
+	}
+	publish(t, p) // everything goes
+	if len(p.history) != 3 {
+		t.Errorf("%d versions are kept", len(p.history))
 	}
 }
 
@@ -132,6 +153,7 @@ func served(t *testing.T, p *Publisher, observe func(time.Duration)) (*Server, m
 		t.Fatal(err)
 	}
 	s := NewServer(Config{Publisher: p, Now: time.Now, Log: slog.New(slog.DiscardHandler), Observe: observe,
+		Audiences: func(caller string) []string { return []string{caller} },
 		Caller: func(ctx context.Context) (string, error) {
 			md, _ := metadata.FromIncomingContext(ctx)
 			if len(md["node"]) == 0 {

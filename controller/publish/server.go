@@ -21,6 +21,9 @@ type Caller func(ctx context.Context) (node string, err error)
 type Config struct {
 	Publisher *Publisher
 	Caller    Caller
+	// Audiences are what a caller is known by: it gets the resources that are for everybody, and those for one of them.
+	// They must be the same whenever it calls.
+	Audiences func(caller string) []string
 	Now       func() time.Time
 	Log       *slog.Logger
 	// Observe is told how long a version took from compiled to enforced on one node.
@@ -71,7 +74,7 @@ func (s *Server) Watch(stream meshv1.Mesh_WatchServer) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	w := &watch{
-		cfg: s.cfg, nodes: &s.nodes, stream: stream, node: name, started: s.cfg.Now(),
+		cfg: s.cfg, nodes: &s.nodes, stream: stream, node: name, started: s.cfg.Now(), audiences: s.cfg.Audiences(name),
 		base: s.cfg.Publisher.base(hello.GetEpoch(), hello.GetVersion()),
 	}
 	w.id = s.nodes.connect(name, clip(hello.GetAgentVersion()), w.started, cancel)
@@ -94,6 +97,8 @@ type watch struct {
 	node    string
 	id      uint64
 	started time.Time
+	// audiences are what the agent is known by.
+	audiences []string
 
 	base    uint64 // what the agent enforces
 	sent    uint64 // what is on its way to it, 0 if nothing is
@@ -158,10 +163,7 @@ func (w *watch) receive(ctx context.Context) <-chan request {
 }
 
 func (w *watch) send() error {
-	update, version, err := w.cfg.Publisher.update(w.base)
-	if err != nil {
-		return status.Errorf(codes.Internal, "watch: %v", err)
-	}
+	update, version := w.cfg.Publisher.update(w.base, w.audiences)
 	if err := w.stream.SendMsg(update); err != nil {
 		return err
 	}

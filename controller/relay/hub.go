@@ -1,5 +1,5 @@
-// Package relay is the controller's side of warren.admin.v1.Relay: it keeps the stream that every agent opened, and
-// asks agents over it.
+// Package relay is the controller's side of warren.admin.v1.Relay: it keeps the stream that every agent and every pod of a
+// waypoint opened, and asks them over it. What is said of agents and nodes below holds for waypoints and their pods.
 //
 // An agent may be slow, gone or hostile: calls a node are bounded, every call ends with its context, and an answer
 // that nobody reads fast enough is cut instead of kept.
@@ -9,8 +9,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/warren-mesh/warren/api/adminv1"
+	"github.com/warren-mesh/warren/ca"
 )
 
 const (
@@ -52,10 +53,23 @@ func NewHub(caller func(ctx context.Context) (node string, err error), log *slog
 }
 
 // Nodes returns the nodes whose agents can be asked, sorted.
-func (h *Hub) Nodes() []string {
+func (h *Hub) Nodes() []string { return h.callers(false) }
+
+// Waypoints returns the waypoints' pods that can be asked, sorted, as their certificates' callers are named:
+// [ca.WaypointCaller] and "<namespace>/<pod>".
+func (h *Hub) Waypoints() []string { return h.callers(true) }
+
+func (h *Hub) callers(waypoints bool) []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Sorted(maps.Keys(h.links))
+	var out []string
+	for name := range h.links {
+		if strings.HasPrefix(name, ca.WaypointCaller) == waypoints {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // Connect implements adminv1.RelayServer. A node has one stream: a newer one ends the older.

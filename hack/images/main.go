@@ -27,6 +27,8 @@ func products() []product {
 			binaries: map[string]string{"agent": "/agent", "cni": "/warren-cni", "agentctl": "/agentctl"}},
 		{name: "warren-controller", user: "65532:65532", entry: "/controller",
 			binaries: map[string]string{"controller": "/controller"}},
+		{name: "warren-waypoint", user: "65532:65532", entry: "/waypoint",
+			binaries: map[string]string{"waypoint": "/waypoint"}},
 	}
 }
 

@@ -24,7 +24,7 @@ func globals() map[string]string {
 		"bpf hooks":                    "a table, never changed",
 		"bpf reasons":                  "a table, never changed",
 		"controller/admin order":       "a table, never changed",
-		"controller/manifest l7Fields": "a table, never changed",
+		"controller/manifest foreignFields": "a table, never changed",
 		"deploy chart":                 "go:embed",
 		"internal/version release":     "set by the linker",
 		"internal/labtest binDir":      "set once by TestMain",

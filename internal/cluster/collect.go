@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
@@ -37,11 +38,23 @@ func (c *Cluster) Collect(ctx context.Context, since time.Duration, give func(na
 		{"leases", c.Namespace, "coordination.k8s.io", "v1", "leases"},
 		{"endpointslices", c.Namespace, "discovery.k8s.io", "v1", "endpointslices"},
 		{"namespaces", "", "", "v1", "namespaces"},
+		{"gatewayclasses", "", gatewayGroup, "v1", "gatewayclasses"},
+		{"gateways", "", gatewayGroup, "v1", "gateways"},
+		{"httproutes", "", gatewayGroup, "v1", "httproutes"},
+		{"grpcroutes", "", gatewayGroup, "v1", "grpcroutes"},
+		{"tcproutes", "", gatewayGroup, "v1", "tcproutes"},
+		{"tlsroutes", "", gatewayGroup, "v1", "tlsroutes"},
+		{"referencegrants", "", gatewayGroup, "v1", "referencegrants"},
+		{"trafficpolicies", "", "warren.dev", "v1alpha1", "trafficpolicies"},
+		{"requestauthentications", "", "warren.dev", "v1alpha1", "requestauthentications"},
 		{"authorizationpolicies", "", "warren.dev", "v1alpha1", "authorizationpolicies"},
 		{"peerauthentications", "", "warren.dev", "v1alpha1", "peerauthentications"},
 	} {
 		gvr := schema.GroupVersionResource{Group: one.group, Version: one.version, Resource: one.resource}
 		list, err := c.Dynamic.Resource(gvr).Namespace(one.namespace).List(ctx, metav1.ListOptions{Limit: 5000})
+		if apierrors.IsNotFound(err) && one.group != "" {
+			continue // a kind that this cluster does not have
+		}
 		if err != nil {
 			give(one.name+".yaml", nil, err)
 			continue
@@ -75,29 +88,38 @@ func (c *Cluster) collectLogs(ctx context.Context, since time.Duration, give fun
 		give("logs", nil, err)
 		return
 	}
+	waypoints, err := c.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: gatewayClass + "=" + WaypointClass})
+	if err != nil {
+		give("logs of waypoints", nil, err)
+		waypoints = &corev1.PodList{}
+	}
 	seconds, read := int64(since.Seconds()), 0
-	for _, p := range pods.Items {
+	for _, p := range append(pods.Items, waypoints.Items...) {
 		for _, s := range p.Status.ContainerStatuses {
 			if read++; read > maxLogs {
 				give("logs", nil, fmt.Errorf("only those of %d containers were read", maxLogs))
 				return
 			}
-			c.collectLog(ctx, p.Name, &corev1.PodLogOptions{Container: s.Name, SinceSeconds: &seconds, Timestamps: true}, give)
+			c.collectLog(ctx, p, &corev1.PodLogOptions{Container: s.Name, SinceSeconds: &seconds, Timestamps: true}, give)
 			if s.RestartCount > 0 {
-				c.collectLog(ctx, p.Name, &corev1.PodLogOptions{Container: s.Name, Previous: true, Timestamps: true}, give)
+				c.collectLog(ctx, p, &corev1.PodLogOptions{Container: s.Name, Previous: true, Timestamps: true}, give)
 			}
 		}
 	}
 }
 
-func (c *Cluster) collectLog(ctx context.Context, pod string, o *corev1.PodLogOptions, give func(string, []byte, error)) {
-	name := "logs/" + pod + "." + o.Container + ".log"
-	if o.Previous {
-		name = "logs/" + pod + "." + o.Container + ".previous.log"
+func (c *Cluster) collectLog(ctx context.Context, p corev1.Pod, o *corev1.PodLogOptions, give func(string, []byte, error)) {
+	name := "logs/" + p.Name + "." + o.Container
+	if p.Namespace != c.Namespace {
+		name = "logs/" + p.Namespace + "." + p.Name + "." + o.Container
 	}
+	if o.Previous {
+		name += ".previous"
+	}
+	name += ".log"
 	limit := int64(maxLog)
 	o.LimitBytes = &limit
-	r, err := c.Client.CoreV1().Pods(c.Namespace).GetLogs(pod, o).Stream(ctx)
+	r, err := c.Client.CoreV1().Pods(p.Namespace).GetLogs(p.Name, o).Stream(ctx)
 	if err != nil {
 		give(name, nil, err)
 		return

@@ -31,6 +31,8 @@ type Facts struct {
 	NamespaceLevel  string
 	NamespaceExists bool
 	Unread          []string
+	// GatewayAPI is what waypoints need.
+	GatewayAPI GatewayAPI
 }
 
 // Look reads the facts. It returns an error only if the API server does not answer at all.
@@ -40,7 +42,7 @@ func (c *Cluster) Look(ctx context.Context) (*Facts, error) {
 	if f.Version, err = c.Client.Discovery().ServerVersion(); err != nil {
 		return nil, fmt.Errorf("%s at %s does not answer: %w", c, c.Host, err)
 	}
-	steps := []func(context.Context, *Facts) error{c.lookNodes, c.lookCRDs, c.lookRights, c.lookCilium, c.lookCalico, c.lookDaemonSets, c.lookNamespace}
+	steps := []func(context.Context, *Facts) error{c.lookNodes, c.lookCRDs, c.lookRights, c.lookCilium, c.lookCalico, c.lookDaemonSets, c.lookNamespace, c.lookGatewayAPI}
 	for _, step := range steps {
 		if err := step(ctx, f); err != nil {
 			f.Unread = append(f.Unread, err.Error())

@@ -44,7 +44,7 @@ func run(m *testing.M, root string) int {
 	if raceEnabled {
 		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
 	}
-	build := exec.Command("go", append(args, "./cmd/agent", "./cmd/controller", "./cmd/sample", "./cmd/agentctl")...)
+	build := exec.Command("go", append(args, "./cmd/agent", "./cmd/controller", "./cmd/sample", "./cmd/agentctl", "./cmd/waypoint")...)
 	build.Dir, build.Env = root, append(os.Environ(), cgo)
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the binaries: %v\n%s", err, out)

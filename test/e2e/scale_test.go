@@ -69,9 +69,19 @@ spec:
       containers: [{name: none, image: localhost/none:1}]
 `
 
-// podsOfAService is how many pods a service has. A service travels whole: one of thousands of pods that come and go would
-// be what is measured.
-const podsOfAService = 50
+// serviceSizes returns how many pods each service has, the largest first: two fifths of all pods are in services of up to
+// 1,000, two fifths in services of up to 50, and the rest in small ones.
+func serviceSizes(pods int) (sizes []int) {
+	fill := func(pods, most int) {
+		for ; pods > 0; pods -= most {
+			sizes = append(sizes, min(pods, most))
+		}
+	}
+	fill(2*pods/5, 1000)
+	fill(2*pods/5, 50)
+	fill(pods-2*(2*pods/5), 10)
+	return sizes
+}
 
 // TestScale measures the controller beside a real API server: memory, CPU, and the time from a pod's readiness to every
 // agent's acknowledgement. It takes some minutes and asserts only that everybody is reached; WARREN_E2E_LONG=1 runs it.
@@ -262,8 +272,8 @@ func (s *scaleRun) populate() {
 	s.t.Helper()
 	started := time.Now()
 	var all strings.Builder
-	for i := range s.groups() {
-		fmt.Fprintf(&all, scaleGroup, "crowd-"+strconv.Itoa(i), podsOfAService)
+	for i, size := range serviceSizes(s.pods) {
+		fmt.Fprintf(&all, scaleGroup, "crowd-"+strconv.Itoa(i), size)
 	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
 	defer cancel()
@@ -280,14 +290,12 @@ func (s *scaleRun) rolledOut(patience time.Duration) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	for i := range s.groups() {
+	for i := range serviceSizes(s.pods) {
 		if _, err := s.Kubectl(ctx, "-n", "shop", "rollout", "status", "deployment/crowd-"+strconv.Itoa(i)); err != nil {
 			s.t.Fatal(err)
 		}
 	}
 }
-
-func (s *scaleRun) groups() int { return s.pods / podsOfAService }
 
 // probe times single pods: from the API server saying that one is ready to the last agent acknowledging it.
 func (s *scaleRun) probe() {

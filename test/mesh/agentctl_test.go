@@ -84,6 +84,9 @@ func TestFlowsFilterWhatTheWholeMeshSaw(t *testing.T) {
 		{"denied, at the server", []string{"--verdict", "denied", "--reporter", "inbound"}, 2, func(f flowLine) bool {
 			return strings.Contains(f.Rule, "shop/no-guests") && f.Dst.SpiffeID == payID
 		}},
+		{"denied, at the client, whose node is told the rule", []string{"--verdict", "denied", "--reporter", "outbound"}, 2, func(f flowLine) bool {
+			return strings.Contains(f.Rule, "shop/no-guests") && f.Src.SpiffeID == guestID
+		}},
 		{"port", []string{"--port", "9001"}, 2, func(f flowLine) bool { return f.Dst.Workload == "cart" && f.Security == "local" }},
 		{"without identity", []string{"--from", "legacy/near"}, 2, func(f flowLine) bool { return f.Src.SpiffeID == "" && f.Security == "plaintext" }},
 		{"node", []string{"--node", "n2"}, 6, func(f flowLine) bool { return f.Node == "n2" && f.Reporter == "inbound" }},
@@ -195,6 +198,13 @@ func TestTheTablesShowTheRealMesh(t *testing.T) {
 		if r.Code != 0 || grep(r.Out, c.row...) == "" {
 			t.Errorf("agentctl %s ends with %d; want 0 and a row with %q:\n%s%s", strings.Join(c.args, " "), r.Code, c.row, r.Out, r.Err)
 		}
+	}
+	if r := m.Agentctl("--socket", m.AgentSocket("n1"), "policies"); strings.Contains(r.Out, "no-guests") {
+		t.Errorf("a node has the policy of another one's pod:\n%s", r.Out)
+	}
+	r := m.Agentctl("--socket", m.AgentSocket("n1"), "authz", "can", "--from", "shop/web", "--to", "shop/pay:9000")
+	if r.Code == 0 || !strings.Contains(r.Err, "shop/pay is on node n2") {
+		t.Errorf("a node answers for another one's pod with %d:\n%s%s", r.Code, r.Out, r.Err)
 	}
 	if r := m.Agentctl("--socket", m.AgentSocket("n1"), "connections"); strings.Contains(r.Out, "n2") && grep(r.Out, "server n2") != "" {
 		t.Errorf("an agent shows another node's connections:\n%s", r.Out)

@@ -5,6 +5,7 @@ package exchange
 import (
 	"context"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/warren-mesh/warren/identity"
@@ -39,7 +40,12 @@ type Conn struct {
 	Target *mesh.Workload
 	// TraceID is the connection's, which the client's ztunnel gave it: 32 hex digits.
 	TraceID string
+
+	requests uint32
 }
+
+// Begin counts a request that begins on the connection, and returns its number, from 1.
+func (c *Conn) Begin() uint32 { return atomic.AddUint32(&c.requests, 1) }
 
 // Outcome is what became of a request. The set is closed, so that it can be a metric's label.
 type Outcome string
@@ -71,6 +77,8 @@ type Try struct {
 	Took     time.Duration // until the answer's header, or the failure
 	Status   int           // 0 if there was no answer
 	Err      string
+	// SpanID is what the endpoint was told to be its parent: telemetry's Inject returns it. Empty if it was told nothing.
+	SpanID string
 }
 
 // Record is all there is to say about one request. It is the source of its log line, metrics, flow and span.

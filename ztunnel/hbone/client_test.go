@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,6 +33,10 @@ func TestClientMeetsMalice(t *testing.T) {
 		{"100 before 200", hello().headers(1, ":status", "100").headers(1, ":status", "200").frame(http2.FrameData, http2.FlagDataEndStream, 1), func(err error) bool { return err == io.EOF }},
 		{"204", hello().headers(1, ":status", "204"), status(204, "")},
 		{"503 with a reason", hello().headers(1, ":status", "503", reasonHeader, "no_upstream"), status(503, "no_upstream")},
+		{"401 with a rule", hello().headers(1, ":status", "401", reasonHeader, "policy_denied", ruleHeader, "AuthorizationPolicy a/b rule[0]"),
+			ruled(401, "policy_denied", "AuthorizationPolicy a/b rule[0]")},
+		{"rule that is none", hello().headers(1, ":status", "401", ruleHeader, "a\xc2\x9bb"), ruled(401, "", "")},
+		{"rule that is too long", hello().headers(1, ":status", "401", ruleHeader, strings.Repeat("a", 257)), ruled(401, "", "")},
 		{"reason that is none", hello().headers(1, ":status", "503", reasonHeader, "<script>"), status(503, "")},
 		{"status that is none", hello().headers(1, ":status", "2e2"), protocol},
 		{"no status", hello().headers(1, "a", "b"), protocol},
@@ -90,10 +95,29 @@ func TestClientMeetsMalice(t *testing.T) {
 	}
 }
 
-func status(code int, reason string) func(error) bool {
+func status(code int, reason string) func(error) bool { return ruled(code, reason, "") }
+
+func ruled(code int, reason, rule string) func(error) bool {
 	return func(err error) bool {
 		s := new(StatusError)
-		return errors.As(err, &s) && *s == StatusError{code, reason}
+		return errors.As(err, &s) && *s == StatusError{code, reason, rule}
+	}
+}
+
+// A refusal names the rule as far as it can be shown and is not too long.
+func TestRefusalNamesTheRule(t *testing.T) {
+	long := strings.Repeat("x", 300)
+	for _, c := range []struct{ rule, want string }{
+		{"AuthorizationPolicy shop/pay rule[0]", "AuthorizationPolicy shop/pay rule[0]"},
+		{"", ""},
+		{long, long[:253] + "..."},
+		{"two\nlines", ""},
+		{"caf\u00e9", ""},
+	} {
+		e := newPair(t, pairConfig{handle: func(_ context.Context, in *Inbound) { _ = in.RefuseBy(401, "policy_denied", c.rule) }})
+		if _, err := e.Connect(t.Context(), Request{Authority: "a:1"}); !ruled(401, "policy_denied", c.want)(err) {
+			t.Errorf("%.20q: %#v", c.rule, err)
+		}
 	}
 }
 

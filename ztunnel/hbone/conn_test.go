@@ -23,7 +23,7 @@ func TestRequestAndAnswers(t *testing.T) {
 	}})
 	_, err := e.Connect(testContext(t), want)
 	var status *StatusError
-	if !errors.As(err, &status) || *status != (StatusError{401, "policy_denied"}) {
+	if !errors.As(err, &status) || *status != (StatusError{Status: 401, Reason: "policy_denied"}) {
 		t.Errorf("refused with %v", err)
 	}
 	if r := <-got; r != want {
@@ -41,7 +41,7 @@ func TestHandlerThatAnswersNothing(t *testing.T) {
 	}{
 		"returns": {func(context.Context, *Inbound) {}, func(err error) bool {
 			s := new(StatusError)
-			return errors.As(err, &s) && *s == StatusError{503, "no_answer"}
+			return errors.As(err, &s) && *s == StatusError{Status: 503, Reason: "no_answer"}
 		}},
 		"panics": {func(context.Context, *Inbound) { panic("broken") }, func(err error) bool {
 			r := new(ResetError)

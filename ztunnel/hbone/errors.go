@@ -65,6 +65,9 @@ func (e *ResetError) Is(target error) bool {
 type StatusError struct {
 	Status int    // e.g. 401
 	Reason string // the peer's warren-reason header, "" if it sent none; at most 64 bytes of [a-z0-9_-]
+	// Rule is the peer's warren-rule header: the name of what refused the connection, "" if it sent none. At most 256
+	// bytes of printable ASCII, which say what the peer claims.
+	Rule string
 }
 
 func (e *StatusError) Error() string {

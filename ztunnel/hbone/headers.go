@@ -10,7 +10,12 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-const reasonHeader = "warren-reason"
+const (
+	reasonHeader = "warren-reason"
+	ruleHeader   = "warren-rule"
+	// maxRule is how long a rule's name may be: what is longer is cut by who sends it, and not taken from who does not.
+	maxRule = 256
+)
 
 // headerEncoder makes header blocks. Its dynamic table has size 0, so a block depends on no other one and blocks may be
 // written in any order. It belongs to whoever holds conn.ctlMu.
@@ -145,15 +150,38 @@ func parseResponse(f *http2.MetaHeadersFrame) StatusError {
 		len(f.PseudoFields()) != 1 || checkRegular(f.RegularFields()) != nil {
 		return StatusError{}
 	}
+	answer := StatusError{Status: n}
 	for _, h := range f.RegularFields() {
-		if h.Name == reasonHeader && isToken(h.Value) {
-			return StatusError{Status: n, Reason: h.Value}
+		switch {
+		case h.Name == reasonHeader && answer.Reason == "" && isToken(h.Value):
+			answer.Reason = h.Value
+		case h.Name == ruleHeader && answer.Rule == "" && isRule(h.Value):
+			answer.Rule = h.Value
 		}
 	}
-	return StatusError{Status: n}
+	return answer
 }
 
 // isToken tells whether s is a reason as StatusError documents it, so that it may be logged as it is.
 func isToken(s string) bool {
 	return s != "" && len(s) <= 64 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == ""
+}
+
+// isRule tells whether s may be a rule's name as StatusError documents it: printable ASCII, so that it may be shown.
+func isRule(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return len(s) <= maxRule
+}
+
+// cutRule bounds a rule's name.
+func cutRule(s string) string {
+	const more = "..."
+	if len(s) > maxRule {
+		s = s[:maxRule-len(more)] + more
+	}
+	return s
 }

@@ -36,7 +36,11 @@ func (in *Inbound) Accept(a Answer) (*Stream, error) {
 
 // Refuse answers with an HTTP status of 400 to 599 and a reason of at most 64 bytes of [a-z0-9_-], and ends the stream.
 // Another reason is not sent. Returns the errors of Accept.
-func (in *Inbound) Refuse(status int, reason string) error {
+func (in *Inbound) Refuse(status int, reason string) error { return in.RefuseBy(status, reason, "") }
+
+// RefuseBy is Refuse that also names the rule that refused, in printable ASCII of which 256 bytes are sent; another name
+// is not. A peer that does not know the header ignores it.
+func (in *Inbound) RefuseBy(status int, reason, rule string) error {
 	if in.answered.Swap(true) {
 		return fmt.Errorf("refuse CONNECT %s: %w", in.req.Authority, ErrAnswered)
 	}
@@ -46,8 +50,11 @@ func (in *Inbound) Refuse(status int, reason string) error {
 	if !isToken(reason) {
 		reason = ""
 	}
+	if rule = cutRule(rule); !isRule(rule) {
+		rule = ""
+	}
 	in.s.c.cfg.Stats.StreamsRefused.Add(1)
-	err := in.s.sendHeaders([]field{{":status", strconv.Itoa(status)}, {reasonHeader, reason}}, true)
+	err := in.s.sendHeaders([]field{{":status", strconv.Itoa(status)}, {reasonHeader, reason}, {ruleHeader, rule}}, true)
 	if err != nil {
 		return fmt.Errorf("refuse CONNECT %s: %w", in.req.Authority, err)
 	}

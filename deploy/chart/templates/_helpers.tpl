@@ -25,3 +25,7 @@ privileged: false
 readOnlyRootFilesystem: true
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
+
+{{- define "warren.waypointImage" -}}
+{{ printf "%s/warren-waypoint:%s" .Values.image.registry (include "warren.tag" .) }}
+{{- end }}

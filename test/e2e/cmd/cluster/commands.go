@@ -28,7 +28,7 @@ func root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.PersistentFlags().StringVar(&a.name, "name", "play", "the cluster's name")
-	cmd.AddCommand(a.up(), a.down(), a.info(), a.kubectl(), a.run(), a.exec(), a.load(), a.kill(), a.start(),
+	cmd.AddCommand(a.up(), a.down(), a.info(), a.kubectl(), a.run(), a.exec(), a.load(), a.pack(), a.kill(), a.start(),
 		a.simulate())
 	return cmd
 }

@@ -1,0 +1,62 @@
+package waypoint
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/warren-mesh/warren/api/adminv1"
+)
+
+const payURL = "http://pay.shop/"
+
+// TestEverythingGoesThroughTheWaypoint: what is sent to a service with a waypoint, or to its pods, goes through the
+// waypoint, and nothing gets past it: not from another node, not from the same one, not without the mesh, not while the
+// waypoint is away.
+func TestEverythingGoesThroughTheWaypoint(t *testing.T) {
+	m := up(t, "")
+	e := ask(t, m, "shop/web", payURL)
+	if e.Service != "v1" && e.Service != "v2" {
+		t.Errorf("answered by %q", e.Service)
+	}
+	t.Run("the client is named to the app", func(t *testing.T) {
+		info := m.AwaitFlow("the request", &adminv1.FlowsRequest{From: "shop/web"}, func(f *adminv1.Flow) bool { return f.GetReporter() == "waypoint" })
+		if got, want := info.GetSrc().GetSpiffeId(), "spiffe://cluster.local/ns/shop/sa/web"; got != want {
+			t.Errorf("the waypoint saw %q, want %q", got, want)
+		}
+		if from := e.Headers["X-Forwarded-For"]; len(from) != 1 || !strings.HasPrefix(info.GetSrc().GetAddress(), from[0]) {
+			t.Errorf("X-Forwarded-For is %q, the client's address %q", from, info.GetSrc().GetAddress())
+		}
+	})
+	t.Run("TCP", func(t *testing.T) {
+		out := m.RunWith(strings.NewReader("hello\n"), "shop/web", "nc", "-N", "-w", "5", "pay.shop", "7")
+		if out.Out != "hello\n" {
+			t.Errorf("echo through the waypoint: %+v", out)
+		}
+	})
+	for _, pod := range []string{"pay-v1", "pay-v2"} {
+		t.Run("by address/"+pod, func(t *testing.T) {
+			if got := ask(t, m, "shop/web", "http://"+pod+":8080/").Service; "pay-"+got != pod {
+				t.Errorf("%s was asked, %s answered", pod, got)
+			}
+			m.AwaitFlow("a request to its address", &adminv1.FlowsRequest{From: "shop/web", To: "shop/" + pod},
+				func(f *adminv1.Flow) bool { return f.GetReporter() == "waypoint" })
+		})
+		t.Run("not from outside the mesh/"+pod, func(t *testing.T) {
+			if status, body := curl(m, "legacy/client", "http://"+pod+".shop:8080/"); status != 0 {
+				t.Errorf("%d %q", status, body)
+			}
+			m.AwaitFlow("the denial", &adminv1.FlowsRequest{To: "shop/" + pod, Verdict: "denied"},
+				func(f *adminv1.Flow) bool { return f.GetReason() == "waypoint_bypassed" })
+		})
+	}
+	t.Run("away", func(t *testing.T) {
+		if err := m.RemovePod(t.Context(), "shop/waypoint-0"); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "no way past a waypoint that is away", func() bool {
+			status, _ := curl(m, "shop/web", payURL)
+			return status == 0
+		})
+		m.AwaitFlow("why", &adminv1.FlowsRequest{From: "shop/web"}, func(f *adminv1.Flow) bool { return f.GetReason() == "no_waypoint" })
+	})
+}

@@ -1,0 +1,175 @@
+package waypoint
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/warren-mesh/warren/identity"
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/waypoint/exchange"
+	"github.com/warren-mesh/warren/waypoint/upstream"
+	"github.com/warren-mesh/warren/ztunnel/hbone"
+)
+
+const (
+	tunnelPort  = 15008
+	dialTimeout = 5 * time.Second
+	// connsPerPeer is how many tunnels to one workload may be open before streams share them.
+	connsPerPeer = 8
+)
+
+// dialer reaches endpoints: by tunnels that are kept warm, or by TCP where there is no mesh.
+type dialer struct {
+	certs  func(context.Context) (*identity.SVID, error)
+	bundle identity.GetBundle
+	log    *slog.Logger
+	pool   *hbone.Pool[peerKey]
+
+	mu   sync.Mutex
+	live map[*peerTunnel]struct{}
+}
+
+// peerKey says which streams may share a tunnel.
+type peerKey struct {
+	id identity.ID
+	to netip.Addr
+	// until is when the certificate that the waypoint shows ends: a newer one gets tunnels of its own.
+	until int64
+}
+
+// peerTunnel is a tunnel to a destination's node.
+type peerTunnel struct {
+	*tls.Conn
+	key    peerKey
+	forget func()
+}
+
+// Close also forgets the tunnel.
+func (t *peerTunnel) Close() error {
+	t.forget()
+	return t.Conn.Close()
+}
+
+func newDialer(w *Waypoint) *dialer {
+	d := &dialer{
+		certs:  func(ctx context.Context) (*identity.SVID, error) { return w.manager.Get(ctx, w.id) },
+		bundle: w.bundles.Load, log: w.cfg.Log, live: map[*peerTunnel]struct{}{},
+	}
+	stats := new(hbone.Stats)
+	d.pool = hbone.NewPool(hbone.PoolConfig{
+		MaxConnsPerKey: connsPerPeer, DialTimeout: dialTimeout,
+		Conn: hbone.Config{Budget: hbone.NewBudget(bufferBudget), Stats: stats, Log: w.cfg.Log},
+	}, d.tunnel)
+	w.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "warren_waypoint_upstream_tunnels", Help: "Tunnels to destinations that are open."},
+			func() float64 { return float64(d.pool.Stats().Conns) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "warren_waypoint_upstream_dials_total", Help: "Tunnels to destinations that were dialled."},
+			func() float64 { return float64(d.pool.Stats().Dials) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "warren_waypoint_upstream_dial_failures_total", Help: "Tunnels to destinations that could not be made."},
+			func() float64 { return float64(d.pool.Stats().DialFails) }))
+	return d
+}
+
+// dial returns a stream of bytes to an endpoint's app.
+func (d *dialer) dial(ctx context.Context, to upstream.Endpoint, c *exchange.Conn) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if to.Workload == nil || !to.Workload.Tunnelled() {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", to.Addr.String())
+	}
+	key, err := d.key(ctx, to.Workload, to.Addr.Addr())
+	if err != nil {
+		return nil, err
+	}
+	stream, _, err := d.pool.Connect(ctx, key, hbone.Request{
+		Authority: to.Addr.String(), Forwarded: `for="` + c.ClientAddr.String() + `"`, Traceparent: traceparent(c.TraceID),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return stream, nil
+}
+
+func (d *dialer) key(ctx context.Context, w *mesh.Workload, to netip.Addr) (peerKey, error) {
+	id, err := identity.New(w.TrustDomain, w.Namespace, w.ServiceAccount)
+	if err != nil {
+		return peerKey{}, err
+	}
+	svid, err := d.certs(ctx)
+	if err != nil {
+		return peerKey{}, err
+	}
+	return peerKey{id: id, to: to, until: svid.NotAfter.Unix()}, nil
+}
+
+// tunnel makes a tunnel to a workload, and checks that whoever answers is who the mesh says.
+func (d *dialer) tunnel(ctx context.Context, key peerKey) (net.Conn, error) {
+	svid, err := d.certs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	to := netip.AddrPortFrom(key.to, tunnelPort)
+	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	before := d.bundle()
+	conn := tls.Client(raw, identity.ClientConfig(func() (*identity.SVID, error) { return svid, nil }, d.bundle, key.id))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, fmt.Errorf("TLS handshake with %s at %s: %w", key.id, to, err)
+	}
+	t := &peerTunnel{Conn: conn, key: key}
+	// No new stream goes where the peer's certificate has expired; those that are open go on.
+	retire := time.AfterFunc(time.Until(conn.ConnectionState().PeerCertificates[0].NotAfter), func() {
+		d.pool.Retire(func(k peerKey) bool { return k == key })
+	})
+	t.forget = func() {
+		retire.Stop()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.live, t)
+	}
+	d.mu.Lock()
+	d.live[t] = struct{}{}
+	d.mu.Unlock()
+	if now := d.bundle(); now != before && !t.vouched(now) { // distrust may have missed it
+		_ = t.Close()
+		return nil, fmt.Errorf("no root vouches for %s any more", key.id)
+	}
+	return t, nil
+}
+
+func (t *peerTunnel) vouched(b *identity.Bundle) bool {
+	return vouched(t.ConnectionState().PeerCertificates, b, x509.ExtKeyUsageServerAuth)
+}
+
+// distrust ends the tunnels whose peer the bundle in force no longer vouches for.
+func (d *dialer) distrust() {
+	bundle := d.bundle()
+	d.mu.Lock()
+	var ended []*peerTunnel
+	for t := range d.live {
+		if !t.vouched(bundle) {
+			ended = append(ended, t)
+		}
+	}
+	d.mu.Unlock()
+	for _, t := range ended {
+		_ = t.NetConn().Close() // ends everything on it
+	}
+}
+
+func (d *dialer) close() { _ = d.pool.Close() }
+
+// traceparent is the header (W3C Trace Context) that carries a connection's id on, not sampled.
+func traceparent(id string) string { return "00-" + id + "-" + id[:16] + "-00" }

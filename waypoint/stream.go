@@ -1,0 +1,270 @@
+package waypoint
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/waypoint/exchange"
+	"github.com/warren-mesh/warren/ztunnel/hbone"
+)
+
+// streams are the connections that clients have open through their tunnels.
+type streams struct {
+	w *Waypoint
+
+	mu   sync.Mutex
+	open map[*clientConn]struct{}
+	over chan struct{} // closed and replaced whenever one has ended, if somebody waits
+}
+
+func newStreams(w *Waypoint) *streams {
+	return &streams{w: w, open: map[*clientConn]struct{}{}, over: make(chan struct{})}
+}
+
+// clientConn is one of them.
+type clientConn struct {
+	net.Conn
+	stream *hbone.Stream
+	info   *exchange.Conn
+	since  time.Time
+	// decide says whether the connection may go on, by the world as it is then; nil for what is decided by the request.
+	decide func(*exchange.World) bool
+
+	once sync.Once
+	done chan struct{} // closed when nobody uses the stream any more
+}
+
+// Close ends the connection.
+func (c *clientConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { close(c.done) })
+	return err
+}
+
+// CloseWrite says that nothing more comes.
+func (c *clientConn) CloseWrite() error { return c.stream.CloseWrite() }
+
+var (
+	errNotOurs  = errors.New("this waypoint is not for it")
+	errTooMany  = errors.New("too many connections are open")
+	errNobody   = errors.New("nobody is known at this address")
+	errNoPort   = errors.New("the service has no such port")
+	errExpired  = errors.New("the peer's certificate has expired")
+	errPassport = errors.New("authority is not a destination")
+)
+
+// take serves one CONNECT of a peer's: what does it want, and may this waypoint give it.
+func (s *streams) take(ctx context.Context, tn *tunnel, in *hbone.Inbound) {
+	info, err := s.describe(tn, in.Request())
+	if err != nil {
+		s.w.cfg.Log.Info("connection refused", "src_id", tn.id.String(), "src", tn.from.String(), "authority", in.Request().Authority, "err", err)
+		_ = in.Refuse(statusOf(err), reasonOf(err)) // the peer may be gone
+		return
+	}
+	s.serve(ctx, in, info)
+}
+
+// describe says who the client is and what it dialled.
+func (s *streams) describe(tn *tunnel, req hbone.Request) (*exchange.Conn, error) {
+	if time.Now().After(tn.cert.NotAfter) {
+		return nil, errExpired
+	}
+	m := s.w.world.Load().Mesh
+	dst, err := s.destination(m, req.Authority)
+	if err != nil {
+		return nil, err
+	}
+	info := &exchange.Conn{
+		Client: tn.id, ClientAddr: clientOf(req.Forwarded, tn.from), ClientCert: tn.cert.Raw, Dialled: dst, TraceID: traceIDOf(req.Traceparent),
+	}
+	if w := m.WorkloadAt(tn.from); w != nil && w.Namespace == tn.id.Namespace() && w.ServiceAccount == tn.id.ServiceAccount() {
+		info.Workload = w
+	}
+	front, ok := m.FrontendAt(dst)
+	if !ok {
+		return info, s.target(m, info)
+	}
+	if front.Service.Waypoint != s.w.cfg.Gateway {
+		return nil, fmt.Errorf("service %s: %w", front.Service.FullName(), errNotOurs)
+	}
+	if info.Port, ok = front.Service.Port(front.Port); !ok {
+		return nil, fmt.Errorf("service %s port %d: %w", front.Service.FullName(), front.Port, errNoPort)
+	}
+	info.Service = front.Service
+	return info, nil
+}
+
+// destination reads an authority: an address, or a service's host name.
+func (s *streams) destination(m *mesh.Snapshot, authority string) (netip.AddrPort, error) {
+	dst, err := hbone.ParseAuthority(authority)
+	if !errors.Is(err, hbone.ErrHostname) {
+		return dst, err
+	}
+	host, port, _ := strings.Cut(authority, ":")
+	svc := m.ServiceHost(strings.ToLower(host))
+	if svc == nil || len(svc.VIPs) == 0 {
+		return dst, fmt.Errorf("%s: %w", host, errNobody)
+	}
+	return netip.ParseAddrPort(net.JoinHostPort(svc.VIPs[0].String(), port))
+}
+
+// target fills in a workload that was dialled by its own address.
+func (s *streams) target(m *mesh.Snapshot, info *exchange.Conn) error {
+	w := m.WorkloadAt(info.Dialled.Addr())
+	switch {
+	case w == nil:
+		return fmt.Errorf("%s: %w", info.Dialled, errNobody)
+	case w.Waypoint != s.w.cfg.Gateway:
+		return fmt.Errorf("workload %s: %w", w.FullName(), errNotOurs)
+	}
+	info.Target = w
+	info.Port = mesh.Port{Number: info.Dialled.Port()}
+	return nil
+}
+
+// add makes a connection known; false if there are too many.
+func (s *streams) add(c *clientConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.open) >= s.w.cfg.MaxConns {
+		return false
+	}
+	s.open[c] = struct{}{}
+	return true
+}
+
+func (s *streams) remove(c *clientConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
+	if len(s.open) == 0 {
+		close(s.over)
+		s.over = make(chan struct{})
+	}
+}
+
+func (s *streams) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
+}
+
+func (s *streams) all() []*clientConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*clientConn, 0, len(s.open))
+	for c := range s.open {
+		out = append(out, c)
+	}
+	return out
+}
+
+// records returns what there is to say about every open connection.
+func (s *streams) records() []*exchange.Record {
+	var out []*exchange.Record
+	for _, c := range s.all() {
+		r := s.begin(c.info)
+		r.Start = c.since
+		out = append(out, r)
+	}
+	return out
+}
+
+// redecide ends the connections that were let pass unread and that the world in force forbids.
+func (s *streams) redecide() {
+	world := s.w.world.Load()
+	for _, c := range s.all() {
+		if c.decide != nil && !c.decide(world) {
+			c.stream.Reset(hbone.CodeConnect)
+		}
+	}
+}
+
+// drained returns once no connection is open, or ctx has ended.
+func (s *streams) drained(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		left, over := len(s.open), s.over
+		s.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		select {
+		case <-over:
+		case <-ctx.Done():
+			s.w.cfg.Log.Warn("connections did not end in time", "open", left)
+			return
+		}
+	}
+}
+
+// cut resets every connection.
+func (s *streams) cut() {
+	for _, c := range s.all() {
+		c.stream.Reset(hbone.CodeConnect)
+	}
+}
+
+// statusOf is the answer that ztunnels understand, Istio's included.
+func statusOf(err error) int {
+	switch {
+	case errors.Is(err, errNotOurs), errors.Is(err, errExpired), errors.Is(err, errDenied):
+		return 401
+	case errors.Is(err, hbone.ErrAuthority), errors.Is(err, errPassport):
+		return 400
+	}
+	return 503
+}
+
+// reasonOf is a word for the peer's record.
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, errNotOurs):
+		return "not_this_waypoint"
+	case errors.Is(err, errDenied):
+		return "policy_denied"
+	case errors.Is(err, errExpired):
+		return "peer_expired"
+	case errors.Is(err, errTooMany):
+		return "overload"
+	case errors.Is(err, errNoPort):
+		return "no_such_port"
+	case errors.Is(err, errNobody), errors.Is(err, hbone.ErrAuthority):
+		return "bad_target"
+	}
+	return "no_endpoint"
+}
+
+// clientOf returns the client's address: that of the tunnel, with the port that the peer's `forwarded` header (RFC 7239)
+// names, if it names that same address.
+func clientOf(forwarded string, from netip.Addr) netip.AddrPort {
+	if _, rest, ok := strings.Cut(forwarded, `for="`); ok {
+		value, _, closed := strings.Cut(rest, `"`)
+		if ap, err := netip.ParseAddrPort(value); closed && err == nil && ap.Addr().Unmap() == from {
+			return netip.AddrPortFrom(from, ap.Port())
+		}
+	}
+	return netip.AddrPortFrom(from, 0)
+}
+
+// traceIDOf returns the id in a peer's traceparent (W3C Trace Context), or a new one.
+func traceIDOf(header string) string {
+	parts := strings.Split(header, "-")
+	if len(parts) == 4 && len(parts[1]) == 32 {
+		if raw, err := hex.DecodeString(parts[1]); err == nil {
+			return hex.EncodeToString(raw)
+		}
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,47 @@
+package ztunnel
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/warren-mesh/warren/mesh"
+)
+
+// toWaypoint returns the route to a waypoint, which takes the connection on from there: hops are its pods, and what is
+// asked of them is what the client dialled. There is no other way: without a waypoint that is ready the connection is
+// refused, as what the waypoint decides nobody would decide.
+func (p *Proxy) toWaypoint(m *mesh.Snapshot, way route, client *mesh.Workload, name string, dst netip.AddrPort) (route, Reason) {
+	way.waypoint = name
+	svc := m.ServiceNamed(name)
+	if svc == nil {
+		return way, ReasonNoWaypoint
+	}
+	way.front = mesh.Frontend{Service: svc, Port: TunnelPort}
+	asked := search{m: m, front: way.front, v4: dst.Addr().Is4(), node: p.cfg.Node, zone: client.Zone}
+	hops, missing := asked.endpoints()
+	if missing == ReasonNoFamily { // a tunnel carries either family
+		asked.v4 = !asked.v4
+		hops, _ = asked.endpoints()
+	}
+	for _, h := range hops {
+		if h.workload == nil || h.workload.Gateway == "" {
+			continue // somebody else's pod that the waypoint's service selects
+		}
+		h.asked = dst
+		way.hops = append(way.hops, h)
+	}
+	if len(way.hops) == 0 {
+		return way, ReasonNoWaypoint
+	}
+	way.hops = p.order(way.hops)
+	return way, ""
+}
+
+// explainWaypoint says in words why no waypoint takes a connection.
+func (r *route) explainWaypoint(m *mesh.Snapshot) error {
+	if m.ServiceNamed(r.waypoint) == nil {
+		return fmt.Errorf("waypoint %s is not there, and nothing may pass it by: apply its Gateway, or remove the label "+
+			"warren.dev/use-waypoint", r.waypoint)
+	}
+	return fmt.Errorf("waypoint %s has no pod that is ready, and nothing may pass it by", r.waypoint)
+}
