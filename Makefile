@@ -72,6 +72,10 @@ test: deps ## everything that proves it, as root; ends with go test's closing li
 e2e: deps ## the tests on a real Kubernetes of several nodes on this machine (root)
 	hack/e2e.sh $(E2E)
 
+.PHONY: conformance
+conformance: deps ## the Gateway API's conformance suite on such a Kubernetes; its report goes to docs/conformance (root)
+	hack/conformance.sh $(CONFORMANCE)
+
 .PHONY: e2e-binaries
 e2e-binaries: ## build that Kubernetes, once, into ~/.cache/warren/e2e (ten minutes)
 	hack/e2e-binaries.sh

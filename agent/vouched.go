@@ -10,8 +10,8 @@ import (
 // vouched is by which roots the node's SVIDs were looked through last.
 type vouched struct{ roots *identity.Bundle }
 
-// by has the SVIDs looked through if the roots are others than at the last time: each is verified then, which hardly any
-// version gives a reason for.
+// by has the SVIDs looked through if the roots are others than at the last time: each is verified then, which hardly
+// any version gives a reason for.
 func (v *vouched) by(roots *identity.Bundle, look func()) {
 	if v.roots != nil && sameRoots(v.roots, roots) {
 		return

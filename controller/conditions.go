@@ -34,6 +34,7 @@ type verdict struct {
 	generation      int64
 	rejected        string
 	enforced, wants uint32
+	unenforced      string
 }
 
 func (p *policyReporter) run(ctx context.Context) error { return p.controller.regularly(ctx, p.report) }
@@ -68,7 +69,7 @@ func (p *policyReporter) report(ctx context.Context) {
 	for _, policy := range p.replica.cluster.Policies() {
 		there[policy.Key] = true
 		info := known[policy.Key]
-		now := verdict{policy.UID, policy.Generation, policy.Rejected, info.GetEnforced(), info.GetWanted()}
+		now := verdict{policy.UID, policy.Generation, policy.Rejected, info.GetEnforced(), info.GetWanted(), info.GetUnenforced()}
 		if info == nil && policy.Rejected == "" || p.said[policy.Key] == now || written >= maxReports {
 			continue
 		}
@@ -96,12 +97,19 @@ func (v verdict) conditions() []metav1.Condition {
 	}
 	out := []metav1.Condition{{Type: kube.Accepted, Status: metav1.ConditionTrue, Reason: "Accepted", Message: "every field is understood"}}
 	programmed := metav1.Condition{Type: kube.Programmed, Status: metav1.ConditionTrue, Reason: "Programmed",
-		Message: fmt.Sprintf("enforced on %d of %d nodes", v.enforced, v.wants)}
+		Message: fmt.Sprintf("enforced on %d of %d nodes and waypoints", v.enforced, v.wants)}
 	switch {
+	case v.wants == 0 && v.unenforced != "":
+		programmed.Status, programmed.Reason, programmed.Message = metav1.ConditionFalse, "NoWaypoint", clipped(v.unenforced)
+		return append(out, programmed)
 	case v.wants == 0:
 		programmed.Reason, programmed.Message = "NoWorkloads", "it selects no workload that is in the mesh"
 	case v.enforced < v.wants:
 		programmed.Status, programmed.Reason = metav1.ConditionFalse, "Pending"
+	}
+	if v.unenforced != "" {
+		programmed.Status, programmed.Reason = metav1.ConditionFalse, "NoWaypoint"
+		programmed.Message = clipped(programmed.Message + "; " + v.unenforced)
 	}
 	return append(out, programmed)
 }

@@ -49,10 +49,12 @@ func TestAPolicySaysWhetherItIsInForce(t *testing.T) {
 		accepted, programmed string
 		reason               string
 	}{
-		"bad":                 {verdict{"u", 1, "spec.action: want ALLOW", 0, 0}, "False", "False", "Invalid"},
-		"selects nothing":     {verdict{"u", 1, "", 0, 0}, "True", "True", "NoWorkloads"},
-		"on its way":          {verdict{"u", 1, "", 1, 2}, "True", "False", "Pending"},
-		"enforced everywhere": {verdict{"u", 1, "", 2, 2}, "True", "True", "Programmed"},
+		"bad":                 {verdict{"u", 1, "spec.action: want ALLOW", 0, 0, ""}, "False", "False", "Invalid"},
+		"selects nothing":     {verdict{"u", 1, "", 0, 0, ""}, "True", "True", "NoWorkloads"},
+		"on its way":          {verdict{"u", 1, "", 1, 2, ""}, "True", "False", "Pending"},
+		"enforced everywhere": {verdict{"u", 1, "", 2, 2, ""}, "True", "True", "Programmed"},
+		"no waypoint at all":  {verdict{"u", 1, "", 0, 0, "no waypoint"}, "True", "False", "NoWaypoint"},
+		"no waypoint for one": {verdict{"u", 1, "", 2, 2, "no waypoint"}, "True", "False", "NoWaypoint"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -3,17 +3,20 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/warren-mesh/warren/ca"
 	"github.com/warren-mesh/warren/controller/compile"
 	"github.com/warren-mesh/warren/controller/kube"
 	"github.com/warren-mesh/warren/controller/manifest"
 )
 
 // routeReporter writes on each route of the Gateway API what became of it at the parents that are the mesh's business, and
-// on each TrafficPolicy whether it is accepted.
+// on each TrafficPolicy whether it is accepted, and where it is in force.
 type routeReporter struct {
 	replica    *replica
 	controller *Controller
@@ -105,13 +108,43 @@ func routeCondition(c compile.RouteCondition) metav1.Condition {
 func (p *routeReporter) reportTraffic(ctx context.Context, out *compile.Output, there map[manifest.Key]bool, most int) {
 	for _, s := range out.Traffic {
 		there[s.Key] = true
-		condition := routeCondition(s.Condition)
-		now := digest(s.UID, s.Generation, condition)
+		conditions := []metav1.Condition{routeCondition(s.Condition), p.programmed(out, s)}
+		now := digest(s.UID, s.Generation, conditions)
 		if p.said[s.Key] == now || most <= 0 {
 			continue
 		}
 		most--
 		policy := kube.Policy{Key: s.Key, UID: s.UID, Generation: s.Generation}
-		p.note(s.Key, now, p.replica.cluster.SetConditions(ctx, policy, condition))
+		p.note(s.Key, now, p.replica.cluster.SetConditions(ctx, policy, conditions...))
 	}
+}
+
+// programmed says how many of the waypoints' pods that a TrafficPolicy concerns have it.
+func (p *routeReporter) programmed(out *compile.Output, s compile.TrafficStatus) metav1.Condition {
+	acked := make(map[string]uint64)
+	for _, n := range p.controller.watchers.Nodes() {
+		acked[n.Node] = n.Acked
+	}
+	since := p.controller.publisher.ChangedIn("traffic/" + s.Namespace + "/" + s.Name)
+	pods, have := 0, 0
+	for _, w := range out.Decoded.Mesh.Workloads() {
+		if w.Gateway == "" || !slices.Contains(s.Gateways, w.Gateway) {
+			continue
+		}
+		pods++
+		if since > 0 && acked[ca.WaypointCaller+w.FullName()] >= since {
+			have++
+		}
+	}
+	condition := metav1.Condition{Type: kube.Programmed, Status: metav1.ConditionFalse, Reason: "Pending",
+		Message: fmt.Sprintf("in force in %d of %d pods of waypoints", have, pods)}
+	switch {
+	case len(s.Gateways) == 0:
+		condition.Reason, condition.Message = compile.ReasonNoWaypoint, "nothing that it targets has a waypoint"
+	case pods == 0:
+		condition.Message = "the waypoints of what it targets have no pods"
+	case have == pods:
+		condition.Status, condition.Reason = metav1.ConditionTrue, "Programmed"
+	}
+	return condition
 }

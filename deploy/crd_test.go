@@ -21,6 +21,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -70,7 +71,7 @@ func loadCRDs(t *testing.T) map[string]*apiextensions.CustomResourceDefinition {
 // TestCRDsAreAccepted runs the API server's own checks: structure, and the cost of every CEL rule.
 func TestCRDsAreAccepted(t *testing.T) {
 	crds := loadCRDs(t)
-	if got := slices.Sorted(maps.Keys(crds)); !slices.Equal(got, []string{v1alpha1.KindAuthorizationPolicy, v1alpha1.KindPeerAuthentication}) {
+	if got := slices.Sorted(maps.Keys(crds)); !slices.Equal(got, []string{v1alpha1.KindAuthorizationPolicy, v1alpha1.KindPeerAuthentication, v1alpha1.KindRequestAuthentication, v1alpha1.KindTrafficPolicy}) {
 		t.Fatalf("CRDs are of %v", got)
 	}
 	chart, err := release.Chart()
@@ -96,6 +97,9 @@ func TestSchemaIsThatOfTheTypes(t *testing.T) {
 	for kind, spec := range map[string]reflect.Type{
 		v1alpha1.KindAuthorizationPolicy: reflect.TypeFor[v1alpha1.AuthorizationPolicySpec](),
 		v1alpha1.KindPeerAuthentication:  reflect.TypeFor[v1alpha1.PeerAuthenticationSpec](),
+		v1alpha1.KindTrafficPolicy:       reflect.TypeFor[v1alpha1.TrafficPolicySpec](),
+
+		v1alpha1.KindRequestAuthentication: reflect.TypeFor[v1alpha1.RequestAuthenticationSpec](),
 	} {
 		root := crds[kind].Spec.Validation.OpenAPIV3Schema
 		for _, difference := range compare(kind+".spec", root.Properties["spec"], spec) {
@@ -112,9 +116,16 @@ func compare(path string, s apiextensions.JSONSchemaProps, of reflect.Type) []st
 	if of == reflect.TypeFor[v1alpha1.Port]() {
 		return mismatch(path, "a port", !s.XIntOrString)
 	}
+	if of == reflect.TypeFor[v1alpha1.Percent]() {
+		return mismatch(path, "a percentage", !s.XIntOrString || s.Maximum == nil || *s.Maximum != 100)
+	}
 	switch of.Kind() {
 	case reflect.String:
 		return append(mismatch(path, "string", s.Type != "string"), mismatch(path, "bounded", s.MaxLength == nil && s.Enum == nil)...)
+	case reflect.Bool:
+		return mismatch(path, "boolean", s.Type != "boolean")
+	case reflect.Int32:
+		return append(mismatch(path, "integer", s.Type != "integer"), mismatch(path, "bounded", s.Minimum == nil || s.Maximum == nil)...)
 	case reflect.Slice:
 		found := append(mismatch(path, "array", s.Type != "array"), mismatch(path, "bounded", s.MaxItems == nil)...)
 		return append(found, compare(path+"[]", *s.Items.Schema, of.Elem())...)
@@ -165,6 +176,12 @@ func TestCompareSeesDifferences(t *testing.T) {
 	want := []string{
 		"x.ports[]: the schema is not a port",
 		"x.notPorts: the type has it, the schema does not: the API server would drop it",
+		"x.hosts: the type has it, the schema does not: the API server would drop it",
+		"x.notHosts: the type has it, the schema does not: the API server would drop it",
+		"x.methods: the type has it, the schema does not: the API server would drop it",
+		"x.notMethods: the type has it, the schema does not: the API server would drop it",
+		"x.paths: the type has it, the schema does not: the API server would drop it",
+		"x.notPaths: the type has it, the schema does not: the API server would drop it",
 		"x.extra: the schema has it, the type does not: nobody would act upon it",
 	}
 	if got := compare("x", s, reflect.TypeFor[v1alpha1.Operation]()); !slices.Equal(got, want) {
@@ -200,6 +217,7 @@ func (a apiServer) create(obj map[string]any) (found []string) {
 	}
 	defaulting.Default(obj, a.structural)
 	errs := validation.ValidateCustomResource(nil, obj, a.basic)
+	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, a.structural, obj)...)
 	if len(errs) == 0 {
 		more, _ := a.rules.Validate(context.Background(), field.NewPath("root"), a.structural, obj, nil, math.MaxInt64)
 		errs = append(errs, more...)
@@ -233,7 +251,7 @@ func TestSchemaAndControllerAgree(t *testing.T) {
 		servers[kind] = newAPIServer(t, crd)
 	}
 	seen := 0
-	for _, archive := range []string{"../controller/manifest/testdata/errors.txtar", "testdata/policies.txtar"} {
+	for _, archive := range []string{"../controller/manifest/testdata/errors.txtar", "testdata/policies.txtar", "testdata/traffic.txtar"} {
 		files, err := txtar.ParseFile(archive)
 		if err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 name=${CONFORMANCE_CLUSTER:-conformance}
 version=$(sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
+tag=$version-$(date +%s) # another one each time, so that a cluster that is up takes what was built now
 module=$PWD/test/conformance
 export CGO_ENABLED=0
 say() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
@@ -32,7 +33,7 @@ go build -trimpath -o "$work/cluster" ./test/e2e/cmd/cluster
 cluster() { "$work/cluster" --name "$name" "$@"; }
 kubectl() { cluster kubectl -- "$@"; }
 go build -trimpath -ldflags "-X github.com/warren-mesh/warren/internal/version.release=$version" -o "$work/agentctl" ./cmd/agentctl
-go run ./hack/images -out "$work" -arches "$(go env GOARCH)" -registry localhost/warren -version "$version"
+go run ./hack/images -out "$work" -arches "$(go env GOARCH)" -registry localhost/warren -version "$tag"
 (cd "$module" && go build -trimpath -o "$work/echo" ./echo && go test -c -o "$work/conformance.test" .)
 api=$(cd "$module" && go list -m -f '{{with .Replace}}{{.Dir}}{{end}}' sigs.k8s.io/gateway-api)
 suite=$(cd "$module" && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api/conformance)
@@ -56,14 +57,14 @@ kubectl wait --for=condition=Established --timeout=60s crd httproutes.gateway.ne
 
 say "Warren $version"
 if kubectl get namespace warren-system >/dev/null 2>&1; then verb=upgrade; else verb=install; fi
-cluster run -- "$work/agentctl" $verb --set image.registry=localhost/warren --set image.tag="$version"
+cluster run -- "$work/agentctl" $verb --set image.registry=localhost/warren --set image.tag="$tag"
 
 say "the suite"
 mkdir -p docs/conformance
 report=$PWD/docs/conformance/experimental-$version-default-report.yaml
-export WARREN_CONFORMANCE_VERSION=$version WARREN_CONFORMANCE_WAYPOINTS=${CONFORMANCE_WAYPOINTS:-}
 status=0
-cluster run -- "$work/conformance.test" -test.v -test.timeout 60m -test.run '^TestConformance$' \
+cluster run -- env WARREN_CONFORMANCE_VERSION="$version" WARREN_CONFORMANCE_WAYPOINTS="${CONFORMANCE_WAYPOINTS:-}" \
+	"$work/conformance.test" -test.v -test.timeout 60m -test.run '^TestConformance$' \
 	-report-output="$work/report.yaml" "$@" | tee "$work/log" || status=$?
 grep -E '^    --- (PASS|FAIL)' "$work/log" || true
 if [ -f "$work/report.yaml" ]; then

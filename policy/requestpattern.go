@@ -41,7 +41,7 @@ func parseHost(value string) (pattern, error) {
 	if p.kind == exact || p.kind == suffix {
 		p.text = strings.TrimRight(p.text, ".")
 	}
-	if bare, ok := strings.CutPrefix(p.text, "["); ok && p.kind == exact {
+	if bare, ok := strings.CutPrefix(p.text, "["); ok && p.kind == exact && strings.Contains(bare, ":") {
 		p.text = strings.TrimSuffix(bare, "]")
 	}
 	switch {

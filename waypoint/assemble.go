@@ -9,7 +9,10 @@ import (
 
 	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/waypoint/admin"
+	"github.com/warren-mesh/warren/waypoint/authn"
 	"github.com/warren-mesh/warren/waypoint/exchange"
+	"github.com/warren-mesh/warren/waypoint/extauthz"
+	"github.com/warren-mesh/warren/waypoint/limit"
 	"github.com/warren-mesh/warren/waypoint/proxy"
 	"github.com/warren-mesh/warren/waypoint/telemetry"
 	"github.com/warren-mesh/warren/waypoint/upstream"
@@ -32,7 +35,10 @@ func (w *Waypoint) assemble() (err error) {
 	w.upstreams = upstream.New(upstream.Config{
 		World: w.world, Dial: w.dialer.dial, Zone: w.cfg.Zone, Log: w.cfg.Log, Registerer: w.registry,
 	})
+	w.authn = authn.New(authn.Config{Log: w.cfg.Log})
+	w.external = extauthz.New(extauthz.Config{Dial: w.dialService, Log: w.cfg.Log})
 	w.proxy = proxy.New(proxy.Config{
+		Authn: w.authn, Limiter: limit.New(), External: w.external,
 		World: w.world, Upstreams: w.upstreams, Gateway: w.cfg.Gateway, ClientCertHeader: w.cfg.ClientCertHeader, Log: w.cfg.Log,
 		Tracer: func(r *http.Request, c *exchange.Conn) proxy.Trace { return w.telemetry.Start(r, c) }, Sink: w.telemetry.Sink,
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -91,12 +92,28 @@ func (d *dialer) dial(ctx context.Context, to upstream.Endpoint, c *exchange.Con
 		return nil, err
 	}
 	stream, _, err := d.pool.Connect(ctx, key, hbone.Request{
-		Authority: to.Addr.String(), Forwarded: `for="` + c.ClientAddr.String() + `"`, Traceparent: traceparent(c.TraceID),
+		Authority: to.Addr.String(), Forwarded: forwardedFor(c.ClientAddr), Traceparent: traceparent(c.TraceID),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return stream, nil
+}
+
+// dialService connects to a port of a service for the waypoint itself: to one of its endpoints, as the mesh knows them.
+func (w *Waypoint) dialService(ctx context.Context, service string, port uint16) (net.Conn, error) {
+	svc := w.world.Load().Mesh.ServiceNamed(service)
+	if svc == nil {
+		return nil, fmt.Errorf("there is no service %s", service)
+	}
+	self := &exchange.Conn{Client: w.id, TraceID: traceIDOf("")}
+	pick, err := w.upstreams.Pick(upstream.Ask{Service: svc, Port: port, V4: true, Request: new(http.Request), Conn: self})
+	if err != nil {
+		return nil, err
+	}
+	to := pick.Endpoint
+	pick.Release() // it is a connection of many questions
+	return w.dialer.dial(ctx, to, self)
 }
 
 func (d *dialer) key(ctx context.Context, w *mesh.Workload, to netip.Addr) (peerKey, error) {
@@ -170,6 +187,14 @@ func (d *dialer) distrust() {
 }
 
 func (d *dialer) close() { _ = d.pool.Close() }
+
+// forwardedFor is the header (RFC 7239) that names the client, empty if there is none but the waypoint itself.
+func forwardedFor(client netip.AddrPort) string {
+	if !client.IsValid() {
+		return ""
+	}
+	return `for="` + client.String() + `"`
+}
 
 // traceparent is the header (W3C Trace Context) that carries a connection's id on, not sampled.
 func traceparent(id string) string { return "00-" + id + "-" + id[:16] + "-00" }

@@ -65,6 +65,7 @@ func (s *streams) serve(ctx context.Context, in *hbone.Inbound, info *exchange.C
 	c.Conn = s.w.proxy.Screen(&peeked{Stream: c.stream, first: first}, info)
 	s.w.http.serve(c)
 	<-c.done
+	c.linger()
 }
 
 // accept answers 200. From here on the client's bytes come.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -43,12 +44,31 @@ type clientConn struct {
 	done chan struct{} // closed when nobody uses the stream any more
 }
 
-// Close ends the connection.
+// Close ends the connection as close(2) ends one of TCP: what was written is followed by an end. Whoever accepted the
+// stream lingers.
 func (c *clientConn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(func() { close(c.done) })
+	var err error
+	c.once.Do(func() {
+		err = c.stream.CloseWrite()
+		_ = c.stream.SetReadDeadline(time.Unix(1, 0)) // who reads is to stop; it does not fail
+		close(c.done)
+	})
 	return err
 }
+
+// lingerTime is how long a client may take to end its side of a connection that was closed here.
+const lingerTime = 2 * time.Second
+
+// linger reads on after Close until the client has ended its side, so that it is not reset for what it had sent before it
+// knew, and then lets go of the stream.
+func (c *clientConn) linger() {
+	_ = c.stream.SetReadDeadline(time.Now().Add(lingerTime))
+	_, _ = io.Copy(io.Discard, io.LimitReader(c.stream, maxLinger)) // any end will do
+	_ = c.stream.Close()
+}
+
+// maxLinger bounds what is read of a client that goes on sending, bytes.
+const maxLinger = 256 << 10
 
 // CloseWrite says that nothing more comes.
 func (c *clientConn) CloseWrite() error { return c.stream.CloseWrite() }

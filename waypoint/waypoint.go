@@ -38,7 +38,9 @@ import (
 	"github.com/warren-mesh/warren/api/meshv1"
 	"github.com/warren-mesh/warren/identity"
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/waypoint/authn"
 	"github.com/warren-mesh/warren/waypoint/exchange"
+	"github.com/warren-mesh/warren/waypoint/extauthz"
 	"github.com/warren-mesh/warren/waypoint/proxy"
 	"github.com/warren-mesh/warren/waypoint/telemetry"
 	"github.com/warren-mesh/warren/waypoint/upstream"
@@ -95,6 +97,8 @@ type Waypoint struct {
 	dialer    *dialer
 	upstreams *upstream.Upstreams
 	streams   *streams
+	authn     *authn.Authenticator
+	external  *extauthz.Client
 	proxy     *proxy.Proxy
 	http      *httpServer
 	admin     adminv1.AdminServer
@@ -129,7 +133,7 @@ func (w *Waypoint) stateFile() string {
 
 func worldOf(s *feed.State) *exchange.World {
 	d := s.Decoded()
-	return &exchange.World{Mesh: s.Mesh, Policies: s.Policies, Routes: d.Routes, Traffic: d.Traffic}
+	return &exchange.World{Mesh: s.Mesh, Policies: s.Policies, Routes: d.Routes, Traffic: d.Traffic, Authentication: d.Authentication}
 }
 
 // takeBundle puts the controller's trust bundle in force, if it sent one.
@@ -216,6 +220,8 @@ func (w *Waypoint) close() {
 	w.streams.cut()
 	w.tunnels.close()
 	w.proxy.Close()
+	w.authn.Close()
+	w.external.Close()
 	w.upstreams.Close()
 	w.dialer.close()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

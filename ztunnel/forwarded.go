@@ -9,16 +9,17 @@ import (
 
 // clientOf returns the client's address as its app's peer will see it. The address itself is the one that the
 // tunnel came from; the peer's `forwarded` header (RFC 7239) adds the port, and only if it names that same
-// address.
-func clientOf(forwarded string, from netip.Addr) netip.AddrPort {
+// address. Else the port is the tunnel's own: a waypoint speaks for clients elsewhere, and no app should see a peer with
+// port 0.
+func clientOf(forwarded string, from netip.AddrPort) netip.AddrPort {
 	_, rest, ok := strings.Cut(forwarded, `for="`)
 	if ok {
 		value, _, closed := strings.Cut(rest, `"`)
-		if ap, err := netip.ParseAddrPort(value); closed && err == nil && ap.Addr().Unmap() == from {
-			return netip.AddrPortFrom(from, ap.Port())
+		if ap, err := netip.ParseAddrPort(value); closed && err == nil && ap.Addr().Unmap() == from.Addr() {
+			return netip.AddrPortFrom(from.Addr(), ap.Port())
 		}
 	}
-	return netip.AddrPortFrom(from, 0)
+	return from
 }
 
 // newTraceID returns 16 random bytes in hex: the trace id that both ends of a connection share.

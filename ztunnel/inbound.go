@@ -158,7 +158,7 @@ func (p *Proxy) tunnel(ctx context.Context, pod *Pod, raw *net.TCPConn) {
 	}
 	defer tn.Close()
 	defer p.accepted.leave(pod.UID, from)
-	inner := &inboundTunnel{proxy: p, pod: pod, peer: peer, via: tn.via(), from: from, at: addrOf(raw.LocalAddr()).Addr(), until: tn.peerNotAfter}
+	inner := &inboundTunnel{proxy: p, pod: pod, peer: peer, via: tn.via(), from: addrOf(raw.RemoteAddr()), at: addrOf(raw.LocalAddr()).Addr(), until: tn.peerNotAfter}
 	if err := hbone.ServeConn(ctx, tn, p.pool.serverConfig(), inner.serve); err != nil {
 		p.cfg.Log.Debug("tunnel ended", "src", raw.RemoteAddr().String(), "src_id", peer.String(), "err", err)
 	}
@@ -226,9 +226,9 @@ type inboundTunnel struct {
 	pod   *Pod
 	peer  identity.ID
 	via   via
-	from  netip.Addr // the peer's address
-	at    netip.Addr // the address that the tunnel was made to
-	until time.Time  // when the peer's certificate ends
+	from  netip.AddrPort // the peer's end of the tunnel
+	at    netip.Addr     // the address that the tunnel was made to
+	until time.Time      // when the peer's certificate ends
 }
 
 // serve serves one stream: target → decide → reach the app → 200 → forward.
@@ -251,7 +251,7 @@ func (t *inboundTunnel) serve(ctx context.Context, in *hbone.Inbound) {
 
 func (t *inboundTunnel) admit(ctx context.Context, k *conn, req hbone.Request) (*net.TCPConn, func(), *failure) {
 	k.set(func(r *Record) {
-		r.Src = Party{Addr: netip.AddrPortFrom(t.from, 0), ID: t.peer}
+		r.Src = Party{Addr: netip.AddrPortFrom(t.from.Addr(), 0), ID: t.peer}
 		r.Security = MutualTLS
 	})
 	target, err := hbone.ParseAuthority(req.Authority)

@@ -97,7 +97,7 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failur
 		if i > 0 {
 			p.affinities.move(&way, h.addr, time.Now())
 		}
-		if f = p.try(ctx, k, client, h); f == nil || !f.retry {
+		if f = p.tryBy(ctx, k, client, world.Mesh, h); f == nil || !f.retry {
 			break
 		}
 	}

@@ -1,7 +1,9 @@
 package ztunnel
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -35,6 +37,26 @@ func (p *Proxy) toWaypoint(m *mesh.Snapshot, way route, client *mesh.Workload, n
 	}
 	way.hops = p.order(way.hops)
 	return way, ""
+}
+
+// tryBy forwards to an endpoint by its waypoint, if it has one and the service that was dialled has none: the endpoint
+// takes connections from there only.
+func (p *Proxy) tryBy(ctx context.Context, k *conn, client *net.TCPConn, m *mesh.Snapshot, h hop) *failure {
+	if h.asked.IsValid() || h.workload == nil || h.workload.Waypoint == "" || h.workload.Gateway != "" {
+		return p.try(ctx, k, client, h)
+	}
+	way, missing := p.toWaypoint(m, route{}, k.record.Src.Workload, h.workload.Waypoint, h.addr)
+	if missing != "" {
+		return fail(missing, p.explain(m, &way, missing, h.addr))
+	}
+	k.set(func(r *Record) { r.Waypoint = way.waypoint })
+	var f *failure
+	for _, h := range way.hops[:min(len(way.hops), maxAttempts)] {
+		if f = p.try(ctx, k, client, h); f == nil || !f.retry {
+			break
+		}
+	}
+	return f
 }
 
 // explainWaypoint says in words why no waypoint takes a connection.

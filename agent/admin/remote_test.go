@@ -15,8 +15,10 @@ import (
 )
 
 func pod(name, node, addr string, policies ...string) *mesh.Workload {
-	return &mesh.Workload{UID: mesh.UID(name), Namespace: "shop", Name: name, ServiceAccount: name, TrustDomain: "cluster.local", Node: node,
-		Addrs: []netip.Addr{netip.MustParseAddr(addr)}, Enrolled: true, Policies: policies}
+	return &mesh.Workload{
+		UID: mesh.UID(name), Namespace: "shop", Name: name, ServiceAccount: name, TrustDomain: "cluster.local", Node: node,
+		Addrs: []netip.Addr{netip.MustParseAddr(addr)}, Enrolled: true, Policies: policies,
+	}
 }
 
 // on returns a server of node n1, which has only the policy of its own workload.
@@ -25,12 +27,14 @@ func on(t *testing.T) (*Server, *ztunnel.World) {
 	plain := pod("plain", "n2", "10.0.0.9")
 	plain.Enrolled = false
 	snapshot, err := mesh.NewSnapshot("e", 1, []*mesh.Workload{
-		pod("web", "n1", "10.0.0.1"), pod("near", "n1", "10.0.0.2", "shop/near"), pod("far", "n2", "10.0.0.3", "shop/far"), pod("open", "n2", "10.0.0.4"), plain,
+		pod("web", "n1", "10.0.0.1"), pod("near", "n1", "10.0.0.2", "shop/near"),
+		pod("far", "n2", "10.0.0.3", "shop/far"), pod("open", "n2", "10.0.0.4"), plain,
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := policy.NewSet([]*policy.Policy{{Namespace: "shop", Name: "near", Action: policy.Deny, Rules: []policy.Rule{{}}}})
+	near := &policy.Policy{Namespace: "shop", Name: "near", Action: policy.Deny, Rules: []policy.Rule{{}}}
+	set, err := policy.NewSet([]*policy.Policy{near})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +45,9 @@ func on(t *testing.T) (*Server, *ztunnel.World) {
 // A node does not have the policies of another one's workloads, so it must not say what these would decide.
 func TestAuthzIsAnsweredForOwnWorkloadsOnly(t *testing.T) {
 	s, _ := on(t)
-	for to, want := range map[string]codes.Code{"shop/near": codes.OK, "shop/plain": codes.OK, "shop/far": codes.FailedPrecondition, "shop/open": codes.FailedPrecondition} {
+	for to, want := range map[string]codes.Code{
+		"shop/near": codes.OK, "shop/plain": codes.OK, "shop/far": codes.FailedPrecondition, "shop/open": codes.FailedPrecondition,
+	} {
 		reply, err := s.Authz(t.Context(), &adminv1.AuthzRequest{From: "shop/web", To: to, Port: 80})
 		if status.Code(err) != want {
 			t.Errorf("%s: %v", to, err)
@@ -60,7 +66,8 @@ func TestWhyLeavesTheDecisionToTheDestinationsNode(t *testing.T) {
 	for name, want := range map[string]string{"near": "failed", "far": "unknown", "open": "unknown"} {
 		j := &journey{node: "n1"}
 		w := world.Mesh.WorkloadNamed("shop/" + name)
-		ok := s.whyAuthorize(j, world, world.Mesh.WorkloadNamed("shop/web"), ztunnel.Hop{Addr: netip.AddrPortFrom(w.Addrs[0], 80), Workload: w})
+		hop := ztunnel.Hop{Addr: netip.AddrPortFrom(w.Addrs[0], 80), Workload: w}
+		ok := s.whyAuthorize(j, world, world.Mesh.WorkloadNamed("shop/web"), hop)
 		if ok != (want != "failed") || len(j.steps) != 1 || j.steps[0].GetState() != want {
 			t.Errorf("%s: %v", name, j.steps)
 		}

@@ -2677,8 +2677,12 @@ type PolicyInfo struct {
 	// One line a rule.
 	Text []string `protobuf:"bytes,8,rep,name=text,proto3" json:"text,omitempty"`
 	// Nodes that enforce it, of those that should.
-	Enforced      uint32 `protobuf:"varint,9,opt,name=enforced,proto3" json:"enforced,omitempty"`
-	Wanted        uint32 `protobuf:"varint,10,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	Enforced uint32 `protobuf:"varint,9,opt,name=enforced,proto3" json:"enforced,omitempty"`
+	Wanted   uint32 `protobuf:"varint,10,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// What it is attached to instead of workloads: "Service <namespace>/<name>" or "Gateway <namespace>/<name>".
+	Targets []string `protobuf:"bytes,100,rep,name=targets,proto3" json:"targets,omitempty"`
+	// Where and why what it says of requests is not enforced as it is written, empty if it is everywhere.
+	Unenforced    string `protobuf:"bytes,101,opt,name=unenforced,proto3" json:"unenforced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2781,6 +2785,20 @@ func (x *PolicyInfo) GetWanted() uint32 {
 		return x.Wanted
 	}
 	return 0
+}
+
+func (x *PolicyInfo) GetTargets() []string {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *PolicyInfo) GetUnenforced() string {
+	if x != nil {
+		return x.Unenforced
+	}
+	return ""
 }
 
 type CertsReply struct {
@@ -3167,10 +3185,18 @@ func (x *ConnectionsReply) GetConnections() []*Flow {
 type AuthzRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "namespace/pod" or a spiffe id; empty principal means plaintext.
-	From          string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	To            string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
-	Plaintext     bool   `protobuf:"varint,4,opt,name=plaintext,proto3" json:"plaintext,omitempty"`
+	From      string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To        string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Port      uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Plaintext bool   `protobuf:"varint,4,opt,name=plaintext,proto3" json:"plaintext,omitempty"`
+	// A request that comes by the connection, if there is a method, path or host.
+	Method string `protobuf:"bytes,100,opt,name=method,proto3" json:"method,omitempty"`
+	Path   string `protobuf:"bytes,101,opt,name=path,proto3" json:"path,omitempty"`
+	Host   string `protobuf:"bytes,102,opt,name=host,proto3" json:"host,omitempty"`
+	// "name: value" each.
+	Headers []string `protobuf:"bytes,103,rep,name=headers,proto3" json:"headers,omitempty"`
+	// "name=value" of a valid JWT each; iss and sub make its principal, several of one name a list. Nested names have dots.
+	Claims        []string `protobuf:"bytes,104,rep,name=claims,proto3" json:"claims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3233,15 +3259,52 @@ func (x *AuthzRequest) GetPlaintext() bool {
 	return false
 }
 
+func (x *AuthzRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *AuthzRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *AuthzRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *AuthzRequest) GetHeaders() []string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *AuthzRequest) GetClaims() []string {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
 type AuthzReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Allowed       bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
-	Rule          string                 `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
-	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	FromId        string                 `protobuf:"bytes,4,opt,name=from_id,json=fromId,proto3" json:"from_id,omitempty"`
-	ToId          string                 `protobuf:"bytes,5,opt,name=to_id,json=toId,proto3" json:"to_id,omitempty"`
-	Considered    []string               `protobuf:"bytes,6,rep,name=considered,proto3" json:"considered,omitempty"`
-	Audit         string                 `protobuf:"bytes,7,opt,name=audit,proto3" json:"audit,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Allowed    bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	Rule       string                 `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	Reason     string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	FromId     string                 `protobuf:"bytes,4,opt,name=from_id,json=fromId,proto3" json:"from_id,omitempty"`
+	ToId       string                 `protobuf:"bytes,5,opt,name=to_id,json=toId,proto3" json:"to_id,omitempty"`
+	Considered []string               `protobuf:"bytes,6,rep,name=considered,proto3" json:"considered,omitempty"`
+	Audit      string                 `protobuf:"bytes,7,opt,name=audit,proto3" json:"audit,omitempty"`
+	// The external authorizer, "<namespace>/<service>:<port>", that would be asked and has to say yes.
+	Asks          []string `protobuf:"bytes,100,rep,name=asks,proto3" json:"asks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3323,6 +3386,13 @@ func (x *AuthzReply) GetAudit() string {
 		return x.Audit
 	}
 	return ""
+}
+
+func (x *AuthzReply) GetAsks() []string {
+	if x != nil {
+		return x.Asks
+	}
+	return nil
 }
 
 type WhyRequest struct {
@@ -3771,7 +3841,7 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x05ready\x18\x05 \x01(\bR\x05ready\x12\x12\n" +
 	"\x04mesh\x18\x06 \x01(\bR\x04mesh\"H\n" +
 	"\rPoliciesReply\x127\n" +
-	"\bpolicies\x18\x01 \x03(\v2\x1b.warren.admin.v1.PolicyInfoR\bpolicies\"\xfc\x01\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x1b.warren.admin.v1.PolicyInfoR\bpolicies\"\xb6\x02\n" +
 	"\n" +
 	"PolicyInfo\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
@@ -3784,7 +3854,11 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x04text\x18\b \x03(\tR\x04text\x12\x1a\n" +
 	"\benforced\x18\t \x01(\rR\benforced\x12\x16\n" +
 	"\x06wanted\x18\n" +
-	" \x01(\rR\x06wanted\"t\n" +
+	" \x01(\rR\x06wanted\x12\x18\n" +
+	"\atargets\x18d \x03(\tR\atargets\x12\x1e\n" +
+	"\n" +
+	"unenforced\x18e \x01(\tR\n" +
+	"unenforced\"t\n" +
 	"\n" +
 	"CertsReply\x12/\n" +
 	"\x05certs\x18\x01 \x03(\v2\x19.warren.admin.v1.CertInfoR\x05certs\x125\n" +
@@ -3814,12 +3888,17 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\ffingerprints\x18\x03 \x03(\tR\ffingerprints\x12$\n" +
 	"\x0enot_after_unix\x18\x04 \x03(\x03R\fnotAfterUnix\"K\n" +
 	"\x10ConnectionsReply\x127\n" +
-	"\vconnections\x18\x01 \x03(\v2\x15.warren.admin.v1.FlowR\vconnections\"d\n" +
+	"\vconnections\x18\x01 \x03(\v2\x15.warren.admin.v1.FlowR\vconnections\"\xd6\x01\n" +
 	"\fAuthzRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
 	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1c\n" +
-	"\tplaintext\x18\x04 \x01(\bR\tplaintext\"\xb6\x01\n" +
+	"\tplaintext\x18\x04 \x01(\bR\tplaintext\x12\x16\n" +
+	"\x06method\x18d \x01(\tR\x06method\x12\x12\n" +
+	"\x04path\x18e \x01(\tR\x04path\x12\x12\n" +
+	"\x04host\x18f \x01(\tR\x04host\x12\x18\n" +
+	"\aheaders\x18g \x03(\tR\aheaders\x12\x16\n" +
+	"\x06claims\x18h \x03(\tR\x06claims\"\xca\x01\n" +
 	"\n" +
 	"AuthzReply\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x12\n" +
@@ -3830,7 +3909,8 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\n" +
 	"considered\x18\x06 \x03(\tR\n" +
 	"considered\x12\x14\n" +
-	"\x05audit\x18\a \x01(\tR\x05audit\"Z\n" +
+	"\x05audit\x18\a \x01(\tR\x05audit\x12\x12\n" +
+	"\x04asks\x18d \x03(\tR\x04asks\"Z\n" +
 	"\n" +
 	"WhyRequest\x12\x10\n" +
 	"\x03src\x18\x01 \x01(\tR\x03src\x12\x10\n" +

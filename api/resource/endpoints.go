@@ -33,15 +33,15 @@ func sliceName(e *meshv1.Endpoints) string {
 // part is a part of a service's endpoints.
 type part struct {
 	service string // full name
-	slice   string
 	all     []mesh.Endpoint
 }
 
 func decodeEndpoints(e *meshv1.Endpoints) (*part, error) {
 	if len(e.GetEndpoints()) > maxList || len(e.GetSlice()) > maxSlice {
-		return nil, undecodable("%d endpoints, or a slice's name of %d bytes, are too many", len(e.GetEndpoints()), len(e.GetSlice()))
+		return nil, undecodable("%d endpoints, or a slice's name of %d bytes, are too many",
+			len(e.GetEndpoints()), len(e.GetSlice()))
 	}
-	out := &part{service: e.GetNamespace() + "/" + e.GetService(), slice: e.GetSlice(), all: make([]mesh.Endpoint, 0, len(e.GetEndpoints()))}
+	out := &part{service: e.GetNamespace() + "/" + e.GetService(), all: make([]mesh.Endpoint, 0, len(e.GetEndpoints()))}
 	for _, ep := range e.GetEndpoints() {
 		decoded, err := decodeEndpoint(ep)
 		if err != nil {

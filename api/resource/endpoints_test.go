@@ -17,8 +17,11 @@ import (
 )
 
 func endpointAt(n int) *meshv1.Endpoint {
-	return &meshv1.Endpoint{WorkloadUid: fmt.Sprintf("7c9e6679-7425-40de-944b-%012d", n), Addresses: [][]byte{{10, byte(n >> 16), byte(n >> 8), byte(n)}},
-		TargetPorts: map[uint32]uint32{80: 8080}, Ready: true}
+	return &meshv1.Endpoint{
+		WorkloadUid: fmt.Sprintf("7c9e6679-7425-40de-944b-%012d", n),
+		Addresses:   [][]byte{{10, byte(n >> 16), byte(n >> 8), byte(n)}},
+		TargetPorts: map[uint32]uint32{80: 8080}, Ready: true,
+	}
 }
 
 func slice(service, name string, endpoints ...*meshv1.Endpoint) *meshv1.Resource {
@@ -66,19 +69,24 @@ func TestSlicesThatCannotBeAreRefused(t *testing.T) {
 	for i := range maxEndpoints/maxList + 1 {
 		crowd = append(crowd, slice("web", strconv.Itoa(i), many...))
 	}
+	nothing := &meshv1.Endpoint{Addresses: [][]byte{{1}}}
 	for name, c := range map[string]struct {
 		state  []*meshv1.Resource
 		reason string
 		kind   error
 	}{
-		"no service":     {[]*meshv1.Resource{slice("web", "0", endpointAt(1))}, "service shop/web, which is not there", mesh.ErrInconsistent},
-		"twice":          {[]*meshv1.Resource{service("web"), slice("web", "0", endpointAt(1)), slice("web", "1", endpointAt(1))}, "10.0.0.1", mesh.ErrInconsistent},
-		"twice, at home": {[]*meshv1.Resource{service("web", endpointAt(1)), slice("web", "1", endpointAt(1))}, "there twice", mesh.ErrInconsistent},
-		"no name":        {[]*meshv1.Resource{service("web"), slice("web", "", endpointAt(1))}, "without a name", ErrUndecodable},
-		"long name":      {[]*meshv1.Resource{service("web"), slice("web", strings.Repeat("0", 65), endpointAt(1))}, "65 bytes", ErrUndecodable},
-		"bad endpoint":   {[]*meshv1.Resource{service("web"), slice("web", "0", &meshv1.Endpoint{Addresses: [][]byte{{1}}})}, "unmapped", ErrUndecodable},
-		"one too large":  {[]*meshv1.Resource{service("web"), slice("web", "0", append(many, endpointAt(maxList))...)}, "too many", ErrUndecodable},
-		"all too large":  {crowd, "more than 50000", mesh.ErrInconsistent},
+		"no service": {[]*meshv1.Resource{slice("web", "0", endpointAt(1))}, "shop/web, which is not there", mesh.ErrInconsistent},
+		"twice": {[]*meshv1.Resource{service("web"), slice("web", "0", endpointAt(1)), slice("web", "1", endpointAt(1))},
+			"10.0.0.1", mesh.ErrInconsistent},
+		"twice, at home": {[]*meshv1.Resource{service("web", endpointAt(1)), slice("web", "1", endpointAt(1))},
+			"there twice", mesh.ErrInconsistent},
+		"no name": {[]*meshv1.Resource{service("web"), slice("web", "", endpointAt(1))}, "without a name", ErrUndecodable},
+		"long name": {[]*meshv1.Resource{service("web"), slice("web", strings.Repeat("0", 65), endpointAt(1))},
+			"65 bytes", ErrUndecodable},
+		"bad endpoint": {[]*meshv1.Resource{service("web"), slice("web", "0", nothing)}, "unmapped", ErrUndecodable},
+		"one too large": {[]*meshv1.Resource{service("web"), slice("web", "0", append(many, endpointAt(maxList))...)},
+			"too many", ErrUndecodable},
+		"all too large": {crowd, "more than 50000", mesh.ErrInconsistent},
 	} {
 		if _, err := Decode("e", 1, stateOf(c.state...)); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.reason) {
 			t.Errorf("%s: %v", name, err)
@@ -119,9 +127,14 @@ func change(rnd *rand.Rand, state map[string]*meshv1.Resource) {
 	ready := endpointAt(10*n + rnd.IntN(3))
 	ready.Ready = rnd.IntN(2) == 0
 	r := []*meshv1.Resource{
-		service(name), service(name, endpointAt(100+n)), slice(name, "0", ready), slice(name, "1", endpointAt(10*n+5), endpointAt(10*n+6)),
-		Workload(&meshv1.Workload{Uid: name, Namespace: "shop", Name: name, ServiceAccount: "a", TrustDomain: "t", App: strconv.Itoa(rnd.IntN(3))}),
-		Policy(&meshv1.AuthorizationPolicy{Namespace: "shop", Name: name, Action: meshv1.AuthorizationPolicy_Action(1 + rnd.IntN(2))}),
+		service(name), service(name, endpointAt(100+n)),
+		slice(name, "0", ready), slice(name, "1", endpointAt(10*n+5), endpointAt(10*n+6)),
+		Workload(&meshv1.Workload{
+			Uid: name, Namespace: "shop", Name: name, ServiceAccount: "a", TrustDomain: "t", App: strconv.Itoa(rnd.IntN(3)),
+		}),
+		Policy(&meshv1.AuthorizationPolicy{
+			Namespace: "shop", Name: name, Action: meshv1.AuthorizationPolicy_Action(1 + rnd.IntN(2)),
+		}),
 	}[rnd.IntN(6)]
 	if rnd.IntN(4) == 0 {
 		delete(state, r.GetKey())
@@ -130,13 +143,16 @@ func change(rnd *rand.Rand, state map[string]*meshv1.Resource) {
 	}
 }
 
-// BenchmarkDecode is what an update costs an agent that changes one endpoint of one service with 10,000, of a mesh of as
-// many workloads: afresh, and by way of the state before.
+// BenchmarkDecode is what an update costs an agent that changes one endpoint of one service with 10,000, of a mesh of
+// as many workloads: afresh, and by way of the state before.
 func BenchmarkDecode(b *testing.B) {
 	base := []*meshv1.Resource{service("web")}
 	for i := range 10_000 {
-		base = append(base, Workload(&meshv1.Workload{Uid: endpointAt(i).GetWorkloadUid(), Namespace: "shop", Name: "web-" + strconv.Itoa(i), ServiceAccount: "web",
-			TrustDomain: "cluster.local", Node: "node-" + strconv.Itoa(i%1000), Addresses: endpointAt(i).GetAddresses(), Enrolled: true}))
+		base = append(base, Workload(&meshv1.Workload{
+			Uid: endpointAt(i).GetWorkloadUid(), Namespace: "shop", Name: "web-" + strconv.Itoa(i), ServiceAccount: "web",
+			TrustDomain: "cluster.local", Node: "node-" + strconv.Itoa(i%1000), Addresses: endpointAt(i).GetAddresses(),
+			Enrolled: true,
+		}))
 	}
 	for i := range 500 {
 		var of []*meshv1.Endpoint

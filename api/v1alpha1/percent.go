@@ -31,7 +31,7 @@ func (p *Percent) UnmarshalJSON(data []byte) error {
 func (p Percent) PerMyriad() (uint32, error) {
 	whole, rest, point := strings.Cut(string(p), ".")
 	n, err := strconv.ParseUint(whole, 10, 8)
-	if err != nil || len(whole) > 3 || point && (rest == "" || len(rest) > 2) {
+	if err != nil || len(whole) > 2 && whole != "100" || point && (rest == "" || len(rest) > 2) {
 		return 0, fmt.Errorf("want 0 to 100 per cent with at most two digits behind the point, got %q", string(p))
 	}
 	hundredths, err := strconv.ParseUint((rest + "00")[:2], 10, 8)

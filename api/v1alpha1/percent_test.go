@@ -15,7 +15,7 @@ func TestPercent(t *testing.T) {
 			t.Errorf("%s is %d of 10,000, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{`"101"`, `"100.01"`, `-1`, `"0.123"`, `"1."`, `".5"`, `"5%"`, `""`, `"+5"`, `"0.-1"`, `300`, `"1e2"`} {
+	for _, text := range []string{`"101"`, `"100.01"`, `-1`, `"0.123"`, `"1."`, `".5"`, `"5%"`, `""`, `"+5"`, `"0.-1"`, `300`, `"007"`, `"1e2"`} {
 		var p Percent
 		if err := json.Unmarshal([]byte(text), &p); err != nil {
 			t.Errorf("%s: %v", text, err)

@@ -26,12 +26,17 @@ func (a *app) authzCommand() *cobra.Command {
 func (a *app) authzCanCommand() *cobra.Command {
 	var from, to string
 	var plaintext bool
+	var request adminv1.AuthzRequest
 	cmd := &cobra.Command{
 		Use:   "can --from WHO --to NAMESPACE/POD:PORT",
-		Short: "Say whether a connection would be allowed, and by which rule",
+		Short: "Say whether a connection or a request would be allowed, and by which rule",
 		Long: `Say yes or no, by which rule, and which policies were considered. Nothing is dialled.
-WHO is NAMESPACE/POD or a SPIFFE id. Exits with 0 for yes and 3 for no.`,
+WHO is NAMESPACE/POD or a SPIFFE id. With --method, --path, --host, --header or --claim the question is about a request,
+which the destination's waypoint decides. External authorizers are not asked: they are named, and taken to say yes.
+Exits with 0 for yes and 3 for no.`,
 		Example: `  agentctl authz can --from shop/web --to shop/payments:8080
+  agentctl authz can --from shop/web --to shop/payments:8080 --method POST --path /v1/refunds --header 'x-tenant: a'
+  agentctl authz can --from shop/web --to shop/payments:8080 --path /v1/refunds --claim iss=https://id.example --claim sub=ann
   agentctl authz can --from spiffe://cluster.local/ns/shop/sa/web --to shop/payments:8080
   agentctl authz can --plaintext --from shop/legacy --to shop/payments:8080 && echo open`,
 		Args: exactArgs(),
@@ -40,6 +45,7 @@ WHO is NAMESPACE/POD or a SPIFFE id. Exits with 0 for yes and 3 for no.`,
 	cmd.Flags().StringVar(&from, "from", "", "source: NAMESPACE/POD or a SPIFFE id")
 	cmd.Flags().StringVar(&to, "to", "", "destination: NAMESPACE/POD:PORT")
 	cmd.Flags().BoolVar(&plaintext, "plaintext", false, "ask about a connection without mTLS")
+	requestFlags(cmd, &request)
 	_ = cmd.RegisterFlagCompletionFunc("from", a.completePods(-1))
 	_ = cmd.RegisterFlagCompletionFunc("to", a.completePods(-1))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -47,6 +53,7 @@ WHO is NAMESPACE/POD or a SPIFFE id. Exits with 0 for yes and 3 for no.`,
 		if err != nil {
 			return err
 		}
+		req.Method, req.Path, req.Host, req.Headers, req.Claims = request.Method, request.Path, request.Host, request.Headers, request.Claims
 		reply, err := ask(cmd.Context(), a, adminv1.AdminClient.Authz, req)
 		if err != nil {
 			return err
@@ -62,6 +69,15 @@ WHO is NAMESPACE/POD or a SPIFFE id. Exits with 0 for yes and 3 for no.`,
 		return err
 	}
 	return cmd
+}
+
+// requestFlags are what may be said of a request.
+func requestFlags(cmd *cobra.Command, r *adminv1.AuthzRequest) {
+	cmd.Flags().StringVar(&r.Method, "method", "", "method of a request; GET if anything else is said of one")
+	cmd.Flags().StringVar(&r.Path, "path", "", "path of a request")
+	cmd.Flags().StringVar(&r.Host, "host", "", "host that a request is for")
+	cmd.Flags().StringArrayVar(&r.Headers, "header", nil, "header of a request, 'NAME: VALUE'; may be repeated")
+	cmd.Flags().StringArrayVar(&r.Claims, "claim", nil, "claim of its valid JWT, NAME=VALUE, such as iss, sub and aud; may be repeated")
 }
 
 func authzRequest(from, to string, plaintext bool) (*adminv1.AuthzRequest, error) {
@@ -95,6 +111,7 @@ func (a *app) authzAnswer(req *adminv1.AuthzRequest, reply *adminv1.AuthzReply) 
 	line("rule:", reply.Rule)
 	line("reason:", reply.Reason)
 	line("audit:", reply.Audit)
+	line("asks:", join(reply.Asks))
 	line("from:", strings.TrimSpace(req.From+" "+inBrackets(reply.FromId, req.From)))
 	line("to:", strings.TrimSpace(req.To+" "+inBrackets(reply.ToId, req.To)))
 	if len(reply.Considered) == 0 {

@@ -16,7 +16,8 @@ func (a *app) policiesCommand() *cobra.Command {
 		Use:     "policies [NAME]",
 		Aliases: []string{"policy", "pol"},
 		Short:   "List policies, whom they select and where they are enforced",
-		Long: `List policies, whom they select and on how many of the nodes that should enforce them they are enforced.
+		Long: `List policies, whom they select and on how many of the nodes and waypoints that should enforce
+them they are enforced.
 With a NAME, the rules follow the table, one a line.`,
 		Example: `  agentctl policies
   agentctl policies shop/allow-web
@@ -73,10 +74,16 @@ func (a *app) policyTable(policies []*adminv1.PolicyInfo, wide bool) error {
 
 func (a *app) policyRules(policies []*adminv1.PolicyInfo) {
 	for _, p := range policies {
-		if len(p.Text) == 0 {
+		if len(p.Text) == 0 && len(p.Targets) == 0 && p.Unenforced == "" {
 			continue
 		}
 		a.printf("\n%s %s/%s:\n", clean(p.Kind), clean(p.Namespace), clean(p.Name))
+		if len(p.Targets) > 0 {
+			a.printf("  attached to %s\n", clean(join(p.Targets)))
+		}
+		if p.Unenforced != "" {
+			a.printf("  %s\n", a.paint(warn, "not enforced everywhere: "+clean(p.Unenforced)))
+		}
 		for _, line := range p.Text {
 			a.printf("  %s\n", clean(line))
 		}

@@ -21,7 +21,7 @@ func (a *app) waitCommand() *cobra.Command {
 		Long: `Wait until every node that it concerns enforces it. A node acknowledges what it enforces, so after this returns a
 connection that the policy forbids is no longer there.
 
-  policy/NAME   the policy, an AuthorizationPolicy or a PeerAuthentication, is enforced on every node with a pod it selects
+  policy/NAME   the policy is enforced on every node with a pod it selects, and by every waypoint that enforces it
   pod/NAME      the pod is in the mesh: captured and served
   config        every connected agent enforces the newest configuration`,
 		Example: `  kubectl apply -f allow-web.yaml && agentctl wait policy/allow-web -n shop

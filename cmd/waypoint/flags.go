@@ -34,6 +34,10 @@ func flags(cmd *cobra.Command, cfg *waypoint.Config) {
 	f.StringVar(&cfg.Tracing.Protocol, "trace-protocol", "grpc", "OTLP by grpc or http")
 	f.Float64Var(&cfg.Tracing.Ratio, "trace-ratio", 0.01, "ratio of the traces beginning here that are sampled, 0 to 1")
 	f.BoolVar(&cfg.Tracing.Insecure, "trace-insecure", false, "no TLS to the collector, if the endpoint does not say")
+	f.StringVar(&cfg.Tracing.CAFile, "trace-ca-file", "", "PEM file with the roots that vouch for the collector; empty: the system's")
+	f.StringVar(&cfg.Tracing.CertFile, "trace-cert-file", "", "PEM file of the certificate that the collector is shown; read at each handshake")
+	f.StringVar(&cfg.Tracing.KeyFile, "trace-key-file", "", "PEM file of its key")
+	f.StringToStringVar(&cfg.Tracing.Headers, "trace-header", nil, "header sent with every export, name=value (repeatable)")
 	for _, name := range []string{"gateway", "namespace", "pod", "workload-uid", "service-account", "controller", "trust-bundle", "token-file"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // the flags are above

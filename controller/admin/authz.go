@@ -34,7 +34,18 @@ func (s *Server) Authz(_ context.Context, req *adminv1.AuthzRequest) (*adminv1.A
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "to: %v", err)
 	}
-	return decide(c.Decoded.Policies, source, id, t), nil
+	request, err := meshview.Request(req)
+	if err != nil {
+		return nil, err
+	}
+	return decide(c.Decoded.Policies, asker{source, id, request}, t), nil
+}
+
+// asker is who asks for what.
+type asker struct {
+	workload *mesh.Workload // nil if it is none's
+	id       identity.ID
+	request  *policy.Request // nil: a connection
 }
 
 // whoFrom returns the workload and the identity that a connection would come with. A pod outside the mesh has none.
@@ -63,23 +74,52 @@ func whoFrom(s *mesh.Snapshot, req *adminv1.AuthzRequest) (*mesh.Workload, ident
 	return w, meshview.ID(w), nil
 }
 
-// decide decides a connection that has been resolved.
-func decide(set *policy.Set, source *mesh.Workload, id identity.ID, t target) *adminv1.AuthzReply {
-	out := &adminv1.AuthzReply{FromId: id.String()}
+// decide decides a connection or a request that has been resolved.
+func decide(set *policy.Set, from asker, t target) *adminv1.AuthzReply {
+	out := &adminv1.AuthzReply{FromId: from.id.String()}
 	if t.workload == nil || !t.workload.Enrolled {
 		out.Allowed, out.Reason = true, notInMesh
 		return out
 	}
 	out.ToId = meshview.ID(t.workload).String()
-	conn := policy.Conn{Src: id, Dst: t.addr}
-	if source != nil {
-		conn.SrcAddr = sameFamily(source.Addrs, t.addr.Addr())
+	conn := policy.Conn{Src: from.id, Dst: t.addr}
+	if from.workload != nil {
+		conn.SrcAddr = sameFamily(from.workload.Addrs, t.addr.Addr())
 	}
-	dst := meshview.TargetOf(t.workload, t.addr.Port())
-	d := set.Decide(dst, conn)
-	out.Allowed, out.Rule, out.Reason, out.Audit = d.Allowed, d.Rule, string(d.Reason), d.Audit
-	out.Considered = set.Explain(dst, conn)
+	targets := []policy.Target{meshview.TargetOf(t.workload, t.addr.Port())}
+	through := t.waypoint()
+	switch {
+	case through != "" && from.request != nil:
+		targets = append([]policy.Target{{Targets: t.attached(through)}}, targets...)
+	case through != "":
+		out.Considered = []string{"waypoint " + through + " decides about each request: ask about one by its method and path"}
+	case from.request != nil:
+		from.request = nil
+		out.Considered = []string{t.workload.FullName() + " is reached without a waypoint, so nobody reads the request"}
+	}
+	d, asks := meshview.Decide(set, targets, conn, from.request)
+	out.Allowed, out.Rule, out.Reason, out.Audit, out.Asks = d.Allowed, d.Rule, string(d.Reason), d.Audit, asks
+	for _, dst := range targets {
+		out.Considered = append(out.Considered, set.ExplainRequest(dst, conn, from.request)...)
+	}
 	return out
+}
+
+// waypoint is the one that a connection goes through, "" if it goes through none.
+func (t target) waypoint() string {
+	if t.service != nil && t.service.Waypoint != "" {
+		return t.service.Waypoint
+	}
+	return t.workload.Waypoint
+}
+
+// attached are what policies may be attached to on the way through a waypoint.
+func (t target) attached(waypoint string) []string {
+	var out []string
+	if t.service != nil && t.service.Waypoint != "" {
+		out = append(out, "Service "+t.service.FullName())
+	}
+	return append(out, "Gateway "+waypoint)
 }
 
 // sameFamily returns the address that a connection to dst would come from, invalid if there is none.

@@ -6,7 +6,9 @@ import (
 	"slices"
 
 	"github.com/warren-mesh/warren/api/adminv1"
+	"github.com/warren-mesh/warren/ca"
 	"github.com/warren-mesh/warren/controller/compile"
+	"github.com/warren-mesh/warren/controller/manifest"
 	"github.com/warren-mesh/warren/internal/meshview"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/policy"
@@ -55,6 +57,11 @@ func (s *Server) Policies(_ context.Context, req *adminv1.ListRequest) (*adminv1
 			out.Policies = append(out.Policies, s.policyInfo(c, &sel, "PeerAuthentication", "", acked))
 		}
 	}
+	for _, sel := range c.Authentications {
+		if wanted(req, sel.Namespace) {
+			out.Policies = append(out.Policies, s.policyInfo(c, &sel, "RequestAuthentication", "authentication/"+sel.FullName(), acked))
+		}
+	}
 	return out, nil
 }
 
@@ -71,19 +78,24 @@ func policyText(p *policy.Policy) []string {
 
 // policyInfo describes one selection; key is the resource that carries the policy, empty if workloads carry it.
 func (s *Server) policyInfo(c *compile.Output, sel *compile.Selection, kind, key string, acked map[string]uint64) *adminv1.PolicyInfo {
-	info := &adminv1.PolicyInfo{Kind: kind, Namespace: sel.Namespace, Name: sel.Name, Action: sel.Action, Scope: sel.Scope}
-	need := make(map[string]uint64) // by node
+	info := &adminv1.PolicyInfo{Kind: kind, Namespace: sel.Namespace, Name: sel.Name, Action: sel.Action, Scope: sel.Scope,
+		Targets: sel.Targets, Unenforced: sel.Unenforced}
+	need := make(map[string]uint64) // by node, or waypoint's pod
 	for _, uid := range sel.UIDs {
 		w := c.Decoded.Mesh.Workload(mesh.UID(uid))
 		if w == nil {
 			continue
 		}
 		info.Workloads = append(info.Workloads, w.FullName())
+		if kind == manifest.KindRequestAuthentication {
+			continue // only waypoints read requests
+		}
 		need[w.Node] = max(need[w.Node], s.cfg.Published.ChangedIn("workload/"+uid))
 		if key != "" {
 			need[w.Node] = max(need[w.Node], s.cfg.Published.ChangedIn(key))
 		}
 	}
+	s.needWaypoints(c, sel, key, need)
 	slices.Sort(info.GetWorkloads())
 	info.Wanted = uint32(len(need))
 	for _, node := range slices.Sorted(maps.Keys(need)) {
@@ -92,4 +104,16 @@ func (s *Server) policyInfo(c *compile.Output, sel *compile.Selection, kind, key
 		}
 	}
 	return info
+}
+
+// needWaypoints adds the pods of the waypoints that enforce a policy.
+func (s *Server) needWaypoints(c *compile.Output, sel *compile.Selection, key string, need map[string]uint64) {
+	if len(sel.Gateways) == 0 {
+		return
+	}
+	for _, w := range c.Decoded.Mesh.Workloads() {
+		if w.Gateway != "" && slices.Contains(sel.Gateways, w.Gateway) {
+			need[ca.WaypointCaller+w.FullName()] = s.cfg.Published.ChangedIn(key)
+		}
+	}
 }

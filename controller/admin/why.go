@@ -129,7 +129,7 @@ func (j *journey) authorize(src *mesh.Workload, t target) {
 	if t.workload != nil {
 		node = t.workload.Node
 	}
-	d := decide(j.server.cfg.Compiled().Decoded.Policies, src, meshview.ID(src), t)
+	d := decide(j.server.cfg.Compiled().Decoded.Policies, asker{src, meshview.ID(src), nil}, t)
 	switch {
 	case d.GetReason() == notInMesh:
 		j.add("authorize", stateSkipped, node, "", "the destination is not in the mesh: nothing is enforced")

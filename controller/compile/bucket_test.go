@@ -17,8 +17,11 @@ import (
 )
 
 func endpoint(n int) *meshv1.Endpoint {
-	return &meshv1.Endpoint{WorkloadUid: fmt.Sprintf("7c9e6679-7425-40de-944b-%012d", n), Addresses: [][]byte{{10, byte(n >> 16), byte(n >> 8), byte(n)}},
-		TargetPorts: map[uint32]uint32{80: 8080}, Ready: true}
+	return &meshv1.Endpoint{
+		WorkloadUid: fmt.Sprintf("7c9e6679-7425-40de-944b-%012d", n),
+		Addresses:   [][]byte{{10, byte(n >> 16), byte(n >> 8), byte(n)}},
+		TargetPorts: map[uint32]uint32{80: 8080}, Ready: true,
+	}
 }
 
 // spread returns the resources of a service with these endpoints.
@@ -49,8 +52,8 @@ func sent(before, after map[string]*meshv1.Resource) (endpoints, resources int) 
 	return endpoints, resources
 }
 
-// However many endpoints a service has, one that comes, goes or changes takes few others along, on every size on the way
-// from none to hundreds and back.
+// However many endpoints a service has, one that comes, goes or changes takes few others along, on every size on the
+// way from none to hundreds and back.
 func TestOneEndpointTakesFewAlong(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	of := make(map[int]*meshv1.Endpoint)
@@ -174,10 +177,12 @@ spec: {selector: {matchLabels: {app: web}}, rules: [{from: [{source: {namespaces
 func TestPoliciesGoToTheNodesOfTheirWorkloads(t *testing.T) {
 	manifests := manyPods
 	for i := range 40 {
-		manifests += fmt.Sprintf("---\napiVersion: v1\nkind: Pod\nmetadata: {name: web-%d, namespace: shop, uid: web-%[1]d, labels: {app: web}}\n"+
+		manifests += fmt.Sprintf("---\napiVersion: v1\nkind: Pod\n"+
+			"metadata: {name: web-%d, namespace: shop, uid: web-%[1]d, labels: {app: web}}\n"+
 			"spec: {nodeName: n%d}\nstatus: {podIP: 10.0.0.%d}\n", i, i%3, i+1)
 	}
-	manifests += "---\napiVersion: v1\nkind: Pod\nmetadata: {name: db, namespace: shop, uid: db}\nspec: {nodeName: n9}\nstatus: {podIP: 10.0.1.1}\n"
+	manifests += "---\napiVersion: v1\nkind: Pod\nmetadata: {name: db, namespace: shop, uid: db}\n" +
+		"spec: {nodeName: n9}\nstatus: {podIP: 10.0.1.1}\n"
 	out := compileArchive(t, txtar.Parse([]byte(manifests)), nil)
 	want := map[string][]string{
 		"policy/shop/web":    {"node/n0", "node/n1", "node/n2", "waypoints"},
@@ -198,9 +203,12 @@ func TestPoliciesGoToTheNodesOfTheirWorkloads(t *testing.T) {
 }
 
 func TestRoutesAreForWaypoints(t *testing.T) {
-	got := audiences(map[string]*meshv1.Resource{"route/HTTP/shop/a": {}, "traffic/shop/a": {}, "authentication/shop/a": {}, "service/shop/a": {}, "settings/mesh": {}})
-	if len(got) != 3 || !slices.Equal(got["route/HTTP/shop/a"], []string{Waypoints}) || !slices.Equal(got["traffic/shop/a"], []string{Waypoints}) ||
-		!slices.Equal(got["authentication/shop/a"], []string{Waypoints}) {
+	want := map[string][]string{"route/HTTP/shop/a": {Waypoints}, "traffic/shop/a": {Waypoints}, "authentication/shop/a": {Waypoints}}
+	resources := map[string]*meshv1.Resource{"service/shop/a": {}, "settings/mesh": {}, "endpoints/shop/a/0": {}}
+	for key := range want {
+		resources[key] = &meshv1.Resource{}
+	}
+	if got := audiences(resources); !maps.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("%v", got)
 	}
 }

@@ -48,6 +48,9 @@ func TestCompile(t *testing.T) {
 				t.Errorf("got:\n%s\nwant:\n%s", got, want.Data)
 			}
 			shuffled := compileArchive(t, archive, rand.New(rand.NewPCG(1, 2)))
+			if again := render(shuffled); again != got {
+				t.Errorf("in another order: %s", again)
+			}
 			for key, r := range compileArchive(t, archive, nil).Resources {
 				if !proto.Equal(r, shuffled.Resources[key]) {
 					t.Errorf("%s depends on the order of the objects", key)

@@ -63,9 +63,11 @@ func (c *compiler) addRoutes(out *Output) {
 	}
 	settleConflicts(all)
 	for _, r := range all {
-		if r.isHTTP() {
+		switch {
+		case !r.spec.HasServiceParent(): // nor was it checked when it was read
+		case r.isHTTP():
 			c.addRoute(out, r, refs)
-		} else {
+		default:
 			c.addSplits(out, r, refs)
 		}
 		out.Routes = append(out.Routes, c.status(r))

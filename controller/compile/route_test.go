@@ -55,6 +55,6 @@ func renderStatuses(b *strings.Builder, out *Output) {
 		}
 	}
 	for _, s := range out.Traffic {
-		fmt.Fprintf(b, "status %s\n  %s=%v %s: %s\n", s.Key, s.Condition.Type, s.Condition.Status, s.Condition.Reason, s.Condition.Message)
+		fmt.Fprintf(b, "status %s followed by %v\n  %s=%v %s: %s\n", s.Key, s.Gateways, s.Condition.Type, s.Condition.Status, s.Condition.Reason, s.Condition.Message)
 	}
 }

@@ -95,7 +95,10 @@ func (c *compiler) status(r *route) RouteStatus {
 		c.problem(r.object, "%s; what it is for is refused", f)
 	}
 	for _, p := range r.parents {
-		conditions := []RouteCondition{c.accepted(r, p), resolved}
+		conditions := []RouteCondition{c.accepted(r, p)}
+		if r.spec.HasServiceParent() { // else nobody looked
+			conditions = append(conditions, resolved)
+		}
 		if n := len(r.unsupported); n > 0 && !r.whollyUnsupported() {
 			conditions = append(conditions, RouteCondition{RoutePartiallyInvalid, true, ReasonUnsupportedValue,
 				"Dropped Rule: requests for it are answered 500: " + listed(r.unsupported)})

@@ -83,7 +83,7 @@ func (c *compiler) judgeSelections(out *Output) {
 		for i := range all {
 			if all[i].Targets != nil {
 				c.judgeTargets(&all[i])
-			} else if all[i].asksRequests {
+			} else {
 				judgeWorkloads(&all[i], pods)
 			}
 		}
@@ -118,7 +118,8 @@ func (c *compiler) judgeTargets(sel *Selection) {
 	sel.Unenforced = strings.Join(why, "; ")
 }
 
-// judgeWorkloads looks for workloads that are reached without a waypoint: nobody reads their requests.
+// judgeWorkloads looks for the waypoints of workloads, and for workloads that are reached without one: nobody reads their
+// requests.
 func judgeWorkloads(sel *Selection, pods map[string]*pod) {
 	var bare []string
 	for _, uid := range sel.UIDs {
@@ -127,7 +128,9 @@ func judgeWorkloads(sel *Selection, pods map[string]*pod) {
 			continue
 		}
 		for _, account := range p.workload.GetThrough() {
-			sel.Gateways = append(sel.Gateways, account)
+			if !strings.HasSuffix(account, "?") { // else nobody reaches it
+				sel.Gateways = append(sel.Gateways, account)
+			}
 		}
 		if len(p.workload.GetThrough()) == 0 {
 			bare = append(bare, p.object.Namespace+"/"+p.object.Name)
@@ -135,7 +138,7 @@ func judgeWorkloads(sel *Selection, pods map[string]*pod) {
 	}
 	slices.Sort(sel.Gateways)
 	sel.Gateways = slices.Compact(sel.Gateways)
-	if len(bare) == 0 {
+	if len(bare) == 0 || !sel.asksRequests {
 		return
 	}
 	slices.Sort(bare)

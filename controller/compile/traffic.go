@@ -19,6 +19,9 @@ type TrafficStatus struct {
 	UID        string
 	Generation int64
 	Condition  RouteCondition
+	// Gateways are the waypoints that follow it, sorted: those of the services that it targets, or that the routes are for
+	// that it targets.
+	Gateways []string
 }
 
 // ReasonTargetNotFound is why a TrafficPolicy does nothing: what it targets is not there.
@@ -31,6 +34,7 @@ func (c *compiler) addTraffic(out *Output) {
 	for _, o := range slices.Concat(c.services, c.routes) {
 		there[o.Key.String()] = o
 	}
+	follow := c.followers(out)
 	for _, o := range c.traffic {
 		spec := o.Spec.(*v1alpha1.TrafficPolicySpec)
 		status := TrafficStatus{Key: o.Key, UID: o.Meta.UID, Generation: o.Meta.Generation,
@@ -49,9 +53,36 @@ func (c *compiler) addTraffic(out *Output) {
 		if status.Condition.Reason != ReasonAccepted {
 			c.problem(o, "%s", status.Condition.Message)
 		}
+		for _, t := range spec.TargetRefs {
+			status.Gateways = append(status.Gateways, follow[manifest.Key{Kind: t.Kind, Namespace: o.Namespace, Name: t.Name}]...)
+		}
+		slices.Sort(status.Gateways)
+		status.Gateways = slices.Compact(status.Gateways)
 		out.Traffic = append(out.Traffic, status)
 	}
 	slices.SortFunc(out.Traffic, func(a, b TrafficStatus) int { return manifest.CompareKeys(a.Key, b.Key) })
+}
+
+// followers returns the waypoints that follow what is said of a service, or of a route, by its key.
+func (c *compiler) followers(out *Output) map[manifest.Key][]string {
+	of := make(map[manifest.Key][]string)
+	for _, o := range c.services {
+		if name := c.serviceWaypointName(o); name != "" && c.hasWaypoint(o) {
+			of[o.Key] = []string{name}
+		}
+	}
+	for _, r := range out.Resources {
+		route := r.GetRoute()
+		key := manifest.Key{Kind: manifest.KindHTTPRoute, Namespace: route.GetNamespace(), Name: route.GetName()}
+		if route.GetKind() == meshv1.Route_GRPC {
+			key.Kind = manifest.KindGRPCRoute
+		}
+		for _, p := range route.GetParents() {
+			namespace, name, _ := strings.Cut(p.GetService(), "/")
+			of[key] = append(of[key], of[manifest.Key{Kind: manifest.KindService, Namespace: namespace, Name: name}]...)
+		}
+	}
+	return of
 }
 
 // missingTargets says which targets are not there, or have no rule of the name.

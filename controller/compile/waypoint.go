@@ -76,12 +76,15 @@ func (c *compiler) resolveWaypoint(by *manifest.Object, namespace string) waypoi
 	if name == manifest.WaypointNone {
 		return waypoint{optedOut: by.Kind != manifest.KindNamespace}
 	}
-	at := objectName{cmp.Or(by.Meta.Labels[manifest.LabelUseWaypointNamespace], namespace), cmp.Or(name, "?")}
+	at := objectName{cmp.Or(by.Meta.Labels[manifest.LabelUseWaypointNamespace], namespace), name}
+	if !manifest.IsName(at.namespace) || !manifest.IsName(at.name) { // then there cannot be one, whatever it says
+		at = objectName{namespace, "?"}
+	}
 	unknown := waypoint{name: at.String(), account: noAccount(at.String()), services: true, workloads: true}
 	gateway := c.gateways[at]
 	if gateway == nil {
-		c.problem(by, "label %s: there is no Gateway %s of class %s: connections to what uses it are refused; make one, or write %q",
-			manifest.LabelUseWaypoint, at, manifest.GatewayClassWaypoint, manifest.WaypointNone)
+		c.problem(by, "label %s: %q: there is no Gateway %s of class %s: connections to what uses it are refused; make one, or write %q",
+			manifest.LabelUseWaypoint, name, at, manifest.GatewayClassWaypoint, manifest.WaypointNone)
 		return unknown
 	}
 	if !c.allows(gateway, namespace) {
@@ -169,6 +172,9 @@ func (c *compiler) applyWaypoints(x *index) {
 		for w := range behind[p] {
 			through[w.account] = true
 			enforced = enforced || w.workloads
+			if here := &p.workload.Waypoint; w.workloads && !own.workloads && (*here == "" || w.name < *here) {
+				*here = w.name // what is sent to the pod itself goes where its services' does
+			}
 		}
 		if p.workload.GetEnrolled() && enforced {
 			p.workload.Through = c.bounded(p, through)
@@ -246,7 +252,7 @@ func (c *compiler) reportBypassed(services []*service) {
 		}
 		i := slices.IndexFunc(s.wire.GetEndpoints(), func(e *meshv1.Endpoint) bool {
 			p := byUID[e.GetWorkloadUid()]
-			return p != nil && len(p.workload.GetThrough()) > 0
+			return p != nil && len(p.workload.GetThrough()) > 0 && p.workload.GetWaypoint() == ""
 		})
 		if i < 0 {
 			continue

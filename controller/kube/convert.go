@@ -155,6 +155,9 @@ func service(o *corev1.Service) *manifest.Service {
 		} else {
 			port.TargetPort.Number = uint16(p.TargetPort.IntVal)
 		}
+		if p.AppProtocol != nil {
+			port.AppProtocol = *p.AppProtocol
+		}
 		out.Ports = append(out.Ports, port)
 	}
 	return out

@@ -47,6 +47,8 @@ func resourceOf(kind string) schema.GroupVersionResource {
 		return ours("authorizationpolicies")
 	case manifest.KindPeerAuthentication:
 		return ours("peerauthentications")
+	case manifest.KindRequestAuthentication:
+		return ours("requestauthentications")
 	case manifest.KindTrafficPolicy:
 		return ours("trafficpolicies")
 	}

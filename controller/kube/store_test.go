@@ -126,13 +126,13 @@ func TestPodsAndServicesKeepWhatTheMeshNeeds(t *testing.T) {
 		t.Errorf("got %+v, %+v", o.Meta, pod)
 	}
 	o, err = convert(&corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{
-		{Port: 80, TargetPort: intstr.FromString("http"), NodePort: 30080}, {Port: 81, TargetPort: intstr.FromInt32(8081)},
+		{Port: 80, TargetPort: intstr.FromString("http"), NodePort: 30080}, {Port: 81, TargetPort: intstr.FromInt32(8081), AppProtocol: new("kubernetes.io/h2c")},
 	}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ports := o.Spec.(*manifest.Service).Ports
-	if ports[0].TargetPort.Name != "http" || ports[0].NodePort != 30080 || ports[1].TargetPort.Number != 8081 {
+	if ports[0].TargetPort.Name != "http" || ports[0].NodePort != 30080 || ports[1].TargetPort.Number != 8081 || ports[1].AppProtocol != "kubernetes.io/h2c" {
 		t.Errorf("ports are %+v", ports)
 	}
 }

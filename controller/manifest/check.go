@@ -58,6 +58,9 @@ func checkMeta(d *decoder, o *Object) error {
 	return nil
 }
 
+// IsName tells whether s can be an object's name.
+func IsName(s string) bool { return isSubdomain(s) }
+
 // isSubdomain tells whether s is a DNS subdomain (RFC 1123) of at most 253 bytes.
 func isSubdomain(s string) bool {
 	if len(s) > 253 {

@@ -17,6 +17,8 @@ const (
 	maxFaultDelay = time.Hour
 	maxPeriod     = 24 * time.Hour
 	maxHeaders    = 16
+	// maxHeaderValue is less than a route's: an API server weighs what trying a regular expression of that size costs.
+	maxHeaderValue = 512
 )
 
 // ParseDuration reads a length of time as the Gateway API writes it.
@@ -112,7 +114,10 @@ func (c *trafficChecker) headers(path string, all []v1alpha1.HeaderMatch) error 
 		return c.at(path, "want 1 to %d, got %d: leave it out for every request", maxHeaders, len(all))
 	}
 	var matches []ValueMatch
-	for _, h := range all {
+	for i, h := range all {
+		if len(h.Value) > maxHeaderValue {
+			return c.at(fmt.Sprintf("%s[%d].value", path, i), "want at most %d characters, got %d", maxHeaderValue, len(h.Value))
+		}
 		matches = append(matches, ValueMatch{Type: h.Type, Name: h.Name, Value: h.Value})
 	}
 	return c.values(path, matches)

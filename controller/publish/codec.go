@@ -8,7 +8,8 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// Encoded is an Update that was marshalled already, in two parts of one message. Only a server with [Codec] can send it.
+// Encoded is an Update that was marshalled already, in two parts of one message. Only a server with [Codec] can send
+// it.
 type Encoded struct {
 	shared []byte // that every receiver gets
 	own    []byte // that only some get, or this one

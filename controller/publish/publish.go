@@ -95,7 +95,8 @@ func (p *Publisher) Version() uint64 {
 func (p *Publisher) Publish(
 	resources map[string]*meshv1.Resource, audience map[string][]string, compiled time.Time,
 ) (uint64, error) {
-	next := &content{compiled: compiled, encoded: make(map[string][]byte, len(resources)), audience: sortedAudiences(audience)}
+	next := &content{compiled: compiled, encoded: make(map[string][]byte, len(resources))}
+	next.audience = sortedAudiences(audience)
 	for key, r := range resources {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
 		if err != nil {

@@ -104,47 +104,6 @@ func TestUpdateIsMarshalledOnceForAll(t *testing.T) {
 	}
 }
 
-func TestHistoryIsBounded(t *testing.T) {
-	p := New("e")
-	for i := range maxVersions + 10 {
-		publish(t, p, "a="+time.Duration(i).String())
-	}
-	if len(p.history) != maxVersions {
-		t.Errorf("%d versions are kept", len(p.history))
-	}
-	for _, c := range []struct{ version, base uint64 }{{1, 0}, {9, 0}, {10, 10}, {p.Version(), p.Version()}, {p.Version() + 1, 0}, {0, 0}} {
-		if got := p.base("e", c.version); got != c.base {
-			t.Errorf("an agent at %d starts from %d, want %d", c.version, got, c.base)
-		}
-	}
-	if got := p.base("other", p.Version()); got != 0 {
-		t.Errorf("an agent of another epoch starts from %d", got)
-	}
-}
-
-// Versions that change everything are remembered for a shorter time.
-func TestHistoryIsBoundedByWhatChanged(t *testing.T) {
-	p := New("e")
-	const many = maxChanges/3 - 1
-	all := func(app string) []string {
-		names := make([]string, many)
-		for i := range names {
-			names[i] = time.Duration(i).String() + "=" + app
-		}
-		return names
-	}
-	for i := range 5 {
-		publish(t, p, all(time.Duration(i).String())...)
-	}
-	if len(p.history) != 3 || p.changes != 3*many || p.base("e", 1) != 0 || p.base("e", 2) != 2 {
-		t.Errorf("%d versions with %d changes are kept, want 3 with %d", len(p.history), p.changes, 3*many)
-	}
-	publish(t, p) // everything goes
-	if len(p.history) != 3 {
-		t.Errorf("%d versions are kept", len(p.history))
-	}
-}
-
 // served is a server on a connection in memory; the caller's node is in the metadata.
 func served(t *testing.T, p *Publisher, observe func(time.Duration)) (*Server, meshv1.MeshClient) {
 	t.Helper()

@@ -3,6 +3,7 @@ package waypoints
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -31,7 +32,7 @@ func (m *Manager) putClass(ctx context.Context) error {
 			"apiVersion": gatewayv1.GroupVersion.String(), "kind": "GatewayClass",
 			"metadata": map[string]any{"name": Class, "labels": map[string]any{managedBy: managedByUs, partOf: "warren"}},
 			"spec": map[string]any{"controllerName": ControllerName,
-				"description": "A waypoint of Warren: routes, retries and L7 policy for services, workloads or a namespace of the mesh."},
+				"description": "Warren's waypoints: L7 routing and policy inside the mesh"},
 		}}
 		u, err = api.Create(ctx, u, metav1.CreateOptions{FieldManager: manager})
 	}
@@ -47,9 +48,11 @@ func (m *Manager) putClass(ctx context.Context) error {
 	}
 	accepted := metav1.Condition{Type: string(gatewayv1.GatewayClassConditionStatusAccepted), Status: metav1.ConditionTrue,
 		Reason: string(gatewayv1.GatewayClassReasonAccepted), Message: "Gateways of this class are waypoints", ObservedGeneration: class.Generation}
-	if !meta.SetStatusCondition(&class.Status.Conditions, accepted) {
+	same := slices.Equal(class.Status.SupportedFeatures, supportedFeatures())
+	if !meta.SetStatusCondition(&class.Status.Conditions, accepted) && same {
 		return nil
 	}
+	class.Status.SupportedFeatures = supportedFeatures()
 	if u.Object, err = runtime.DefaultUnstructuredConverter.ToUnstructured(class); err != nil {
 		return fmt.Errorf("GatewayClass %s: %w", Class, err)
 	}

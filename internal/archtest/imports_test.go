@@ -40,7 +40,7 @@ func rules() []Rule {
 		{Of: "waypoint/exchange", May: []string{"./mesh", "./identity", "./policy", "./route"}},
 		{Of: "waypoint/authn", May: []string{"./policy", "./waypoint/keyset", "github.com/go-jose/go-jose"}},
 		{Of: "waypoint/keyset", May: []string{"github.com/go-jose/go-jose"}},
-		{Of: "waypoint/extauthz", May: []string{"./mesh", "./identity", "./policy", "./route", grpcLib, protobuf, "github.com/envoyproxy/go-control-plane", "google.golang.org/genproto"}},
+		{Of: "waypoint/extauthz", May: []string{"./identity", "./policy", "./route", "./waypoint/exchange", "./waypoint/proxy", grpcLib, protobuf, "github.com/envoyproxy/go-control-plane", "google.golang.org/genproto"}},
 		{Of: "waypoint/telemetry", May: []string{"./mesh", "./identity", "./policy", "./route", "./waypoint/exchange", "./api", "./internal/flowlog", prom, grpcLib, protobuf, "go.opentelemetry.io"}},
 		{Of: "cmd/waypoint", May: []string{"./waypoint", "./internal", cobra, "github.com/spf13/pflag"}},
 		{Of: "agent", May: []string{"./mesh", "./identity", "./policy", "./bpf", "./ztunnel", "./api", "./internal/flowlog", "./internal/meshview", "./cni/netconf", "./cni/cnichain", grpcLib, protobuf, prom, xsys, xsync, linkLib}, Never: []string{"./ztunnel/hbone"}},

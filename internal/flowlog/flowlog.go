@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// ringSize is how many flows are remembered: about 1 KiB each.
+	// ringSize is how many flows are remembered: about 1 KiB each, of requests 2.
 	ringSize = 4096
 	// followBuffer is how many flows a follower may lag behind.
 	followBuffer = 1024

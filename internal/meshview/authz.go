@@ -20,6 +20,12 @@ func Authz(m *mesh.Snapshot, set *policy.Set, q *adminv1.AuthzRequest) (*adminv1
 	if q.Port == 0 || q.Port > 65535 {
 		return nil, status.Errorf(codes.InvalidArgument, "port: %d is not a TCP port", q.Port)
 	}
+	switch r, err := Request(q); {
+	case err != nil:
+		return nil, err
+	case r != nil:
+		return nil, status.Error(codes.InvalidArgument, "method: a node's agent reads no requests: ask the controller")
+	}
 	to := m.WorkloadNamed(q.To)
 	if to == nil {
 		return nil, status.Errorf(codes.NotFound, "to: no workload is called %q (agentctl workloads lists them)", q.To)

@@ -43,21 +43,26 @@ type connKey struct{}
 
 func httpCommand(out io.Writer) *cobra.Command {
 	var ports []uint
-	var name string
+	var name, next string
 	cmd := &cobra.Command{
 		Use:   "http",
-		Short: "Serve HTTP: / echoes the request as JSON; /healthz, /stream?n=, /bytes?n=, /status?code=",
+		Short: "Serve HTTP: / echoes the request as JSON; /next, /healthz, /stream?n=, /bytes?n=, /status?code=",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return serveHTTP(cmd.Context(), out, name, ports)
+			server := NewHTTPServer(name)
+			if next != "" {
+				server.Handler = askNext(server.Handler, next)
+			}
+			return serveHTTP(cmd.Context(), out, server, ports)
 		},
 	}
 	cmd.Flags().UintSliceVar(&ports, "port", []uint{8080}, "port to listen on; may be repeated")
 	cmd.Flags().StringVar(&name, "name", "", "name to answer with (default the host's)")
+	cmd.Flags().StringVar(&next, "next", "", "URL that /next asks, with the trace headers of its own request, and answers with")
 	return cmd
 }
 
-func serveHTTP(ctx context.Context, out io.Writer, name string, ports []uint) error {
+func serveHTTP(ctx context.Context, out io.Writer, server *http.Server, ports []uint) error {
 	wanted, err := portNumbers(ports)
 	if err != nil {
 		return err
@@ -66,7 +71,6 @@ func serveHTTP(ctx context.Context, out io.Writer, name string, ports []uint) er
 	if err != nil {
 		return err
 	}
-	server := NewHTTPServer(name)
 	for _, l := range listeners {
 		_, _ = fmt.Fprintf(out, "http on %s\n", l.Addr())
 	}

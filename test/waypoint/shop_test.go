@@ -43,12 +43,12 @@ spec: {selector: {app: pay}, ports: [{name: http, port: 80, targetPort: 8080}, {
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: pay-v1, namespace: shop}
+metadata: {name: one, namespace: shop}
 spec: {selector: {app: pay, version: v1}, ports: [{name: http, port: 80, targetPort: 8080}]}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: pay-v2, namespace: shop}
+metadata: {name: two, namespace: shop}
 spec: {selector: {app: pay, version: v2}, ports: [{name: http, port: 80, targetPort: 8080}]}
 ---
 apiVersion: v1
@@ -75,7 +75,7 @@ spec:
   serviceAccountName: pay
   containers:
   - {name: app, image: warren.dev/sample, args: [http, --name, v1, --port, "8080"]}
-  - {name: echo, image: warren.dev/sample, args: [tcp-echo, --port, "7"]}
+  - {name: echo, image: warren.dev/sample, args: [tcp, --port, "7"]}
 ---
 apiVersion: v1
 kind: Pod
@@ -85,7 +85,7 @@ spec:
   serviceAccountName: pay
   containers:
   - {name: app, image: warren.dev/sample, args: [http, --name, v2, --port, "8080"]}
-  - {name: echo, image: warren.dev/sample, args: [tcp-echo, --port, "7"]}
+  - {name: echo, image: warren.dev/sample, args: [tcp, --port, "7"]}
 ---
 apiVersion: v1
 kind: Pod
@@ -101,7 +101,7 @@ func up(t *testing.T, annotations string, more ...string) *labtest.Mesh {
 	if annotations != "" {
 		annotations = ", annotations: {" + annotations + "}"
 	}
-	return labtest.Up(t, fmt.Sprintf(shop, annotations)+strings.Join(more, "\n---\n"))
+	return labtest.Up(t, strings.Join(append([]string{fmt.Sprintf(shop, annotations)}, more...), "\n---\n"))
 }
 
 // echo is what the sample app says of a request.

@@ -1,6 +1,9 @@
 package waypoint
 
 import (
+	"io"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -19,6 +22,7 @@ func TestEverythingGoesThroughTheWaypoint(t *testing.T) {
 		t.Errorf("answered by %q", e.Service)
 	}
 	t.Run("the client is named to the app", func(t *testing.T) {
+		m := m.With(t)
 		info := m.AwaitFlow("the request", &adminv1.FlowsRequest{From: "shop/web"}, func(f *adminv1.Flow) bool { return f.GetReporter() == "waypoint" })
 		if got, want := info.GetSrc().GetSpiffeId(), "spiffe://cluster.local/ns/shop/sa/web"; got != want {
 			t.Errorf("the waypoint saw %q, want %q", got, want)
@@ -28,21 +32,39 @@ func TestEverythingGoesThroughTheWaypoint(t *testing.T) {
 		}
 	})
 	t.Run("TCP", func(t *testing.T) {
-		out := m.RunWith(strings.NewReader("hello\n"), "shop/web", "nc", "-N", "-w", "5", "pay.shop", "7")
-		if out.Out != "hello\n" {
-			t.Errorf("echo through the waypoint: %+v", out)
+		m := m.With(t)
+		conn, err := m.Dial(t.Context(), "shop/web", m.VIP("shop/pay", 7))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "hello"); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if back, err := io.ReadAll(conn); string(back) != "hello" || err != nil {
+			t.Errorf("echoed %q, %v", back, err)
 		}
 	})
 	for _, pod := range []string{"pay-v1", "pay-v2"} {
+		addrs, err := m.PodAddrs("shop/" + pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		url := "http://" + netip.AddrPortFrom(addrs[0], 8080).String() + "/"
 		t.Run("by address/"+pod, func(t *testing.T) {
-			if got := ask(t, m, "shop/web", "http://"+pod+":8080/").Service; "pay-"+got != pod {
+			m := m.With(t)
+			if got := ask(t, m, "shop/web", url).Service; "pay-"+got != pod {
 				t.Errorf("%s was asked, %s answered", pod, got)
 			}
 			m.AwaitFlow("a request to its address", &adminv1.FlowsRequest{From: "shop/web", To: "shop/" + pod},
 				func(f *adminv1.Flow) bool { return f.GetReporter() == "waypoint" })
 		})
 		t.Run("not from outside the mesh/"+pod, func(t *testing.T) {
-			if status, body := curl(m, "legacy/client", "http://"+pod+".shop:8080/"); status != 0 {
+			m := m.With(t)
+			if status, body := curl(m, "legacy/client", url); status != 0 {
 				t.Errorf("%d %q", status, body)
 			}
 			m.AwaitFlow("the denial", &adminv1.FlowsRequest{To: "shop/" + pod, Verdict: "denied"},
@@ -50,6 +72,7 @@ func TestEverythingGoesThroughTheWaypoint(t *testing.T) {
 		})
 	}
 	t.Run("away", func(t *testing.T) {
+		m := m.With(t)
 		if err := m.RemovePod(t.Context(), "shop/waypoint-0"); err != nil {
 			t.Fatal(err)
 		}

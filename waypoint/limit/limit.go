@@ -2,9 +2,10 @@
 // replicas, a client that is spread over all of them gets up to n times the rate.
 //
 // The algorithm is GCRA, which is a token bucket told by one number a client: when its bucket will be full again. A
-// client whose bucket is full needs no memory, so that forgetting it changes nothing, and nobody else is ever forgotten.
-// If more are remembered than there is room for, those who come new share buckets: they may be held to less than their
-// rate while somebody makes up names, but whoever makes them up wins nothing, and nobody's count begins anew.
+// client whose bucket is full needs no memory, so that forgetting it changes nothing, and nobody else is ever
+// forgotten. If more are remembered than there is room for, those who come new share buckets: they may be held to less
+// than their rate while somebody makes up names, but whoever makes them up wins nothing, and nobody's count begins
+// anew.
 //
 // It owns nothing but its counts, reads no clock, and takes constant time.
 package limit

@@ -96,19 +96,22 @@ func TestVerdictTellsWhatIsLeftAndWhenToComeAgain(t *testing.T) {
 func TestClientsAreCountedApart(t *testing.T) {
 	l := New()
 	byIdentity := traffic(route.RateLimit{Key: "i", By: route.ByIdentity, Requests: 5, Period: time.Minute})
-	if a, b := passes(l, 9, byIdentity, from(t, "a"), request(), start), passes(l, 9, byIdentity, from(t, "b"), request(), start); a != 5 || b != 5 {
+	both := func(n int, rules route.Traffic, a, b *http.Request) (int, int) {
+		return passes(l, n, rules, from(t, "a"), a, start), passes(l, n, rules, from(t, "b"), b, start)
+	}
+	if a, b := both(9, byIdentity, request(), request()); a != 5 || b != 5 {
 		t.Errorf("of 9 requests %d of a passed and %d of b, want 5 and 5", a, b)
 	}
 	byHeader := traffic(route.RateLimit{Key: "h", By: route.ByHeader, Header: "X-Key", Requests: 5, Period: time.Minute})
 	one, two := request("X-Key", "1"), request("X-Key", "2", "X-Key", "1")
-	if a, b := passes(l, 9, byHeader, from(t, "a"), one, start), passes(l, 9, byHeader, from(t, "a"), two, start); a != 5 || b != 5 {
+	if a, b := both(9, byHeader, one, two); a != 5 || b != 5 {
 		t.Errorf("of 9 requests %d with one key passed and %d with another, want 5 and 5", a, b)
 	}
-	if a, b := passes(l, 4, byHeader, from(t, "a"), request(), start), passes(l, 4, byHeader, from(t, "b"), request(), start); a+b != 5 {
+	if a, b := both(4, byHeader, request(), request()); a+b != 5 {
 		t.Errorf("%d without the header passed, want 5: to leave it out is no way round", a+b)
 	}
 	everybody := traffic(route.RateLimit{Key: "e", Requests: 5, Period: time.Minute})
-	if a, b := passes(l, 4, everybody, from(t, "a"), one, start), passes(l, 4, everybody, from(t, "b"), two, start); a+b != 5 {
+	if a, b := both(4, everybody, one, two); a+b != 5 {
 		t.Errorf("%d of everybody's passed, want 5", a+b)
 	}
 }
@@ -131,7 +134,9 @@ func TestRequestThatOneLimitRefusesCountsAgainstNone(t *testing.T) {
 
 func TestLimitIsForRequestsWithItsHeaders(t *testing.T) {
 	l := New()
-	rules := traffic(route.RateLimit{Key: "k", Requests: 1, Period: time.Minute, Headers: []route.ValueMatch{{Name: "X-Plan", Value: "free"}}})
+	rules := traffic(route.RateLimit{
+		Key: "k", Requests: 1, Period: time.Minute, Headers: []route.ValueMatch{{Name: "X-Plan", Value: "free"}},
+	})
 	if got := passes(l, 9, rules, nil, request("X-Plan", "paid"), start); got != 9 {
 		t.Errorf("%d of 9 that it is not for passed", got)
 	}

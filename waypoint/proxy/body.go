@@ -54,6 +54,17 @@ func newBody(r *http.Request, allowed *budget) *body {
 	return &body{src: r.Body, trailer: r.Trailer, allowed: allowed}
 }
 
+// openBody makes the request's body readable; false if it has none.
+func (x *passage) openBody() bool {
+	if x.body != nil {
+		return true
+	}
+	if x.body = newBody(x.in, x.p.kept); x.body != nil && x.in.ProtoMajor == 1 { // the answer may begin before its end
+		_ = http.NewResponseController(x.w).EnableFullDuplex()
+	}
+	return x.body != nil
+}
+
 // again returns a reader from the beginning and ends the one before it; false if that much was not kept.
 func (b *body) again(trailer http.Header) (*reader, bool) {
 	b.mu.Lock()
@@ -173,16 +184,29 @@ func (r *reader) Close() error { return nil }
 
 // failure returns why the client's body ended before its end, nil if it did not.
 func (b *body) failure() error {
+	if end := b.ended(); end != io.EOF {
+		return end
+	}
+	return nil
+}
+
+// ended returns how src ended, nil if it has not.
+func (b *body) ended() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.end == io.EOF {
-		return nil
-	}
 	return b.end
 }
 
+// copyTo has a mirror sent all of the body.
+func (b *body) copyTo(c *copied) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c.offer(b.kept, b.end)
+	b.copies = append(b.copies, c)
+}
+
 // close ends all reading. A read that waits for an HTTP/1 client is ended by a deadline: the client may be sending a body
-// that has been answered already, and is to see that answer.
+// that has been answered already, and is to see that answer. After that the screen lets nothing more in.
 func (b *body) close(x *passage) {
 	b.mu.Lock()
 	b.now = nil

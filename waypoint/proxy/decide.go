@@ -150,5 +150,3 @@ func grpcTimeout(h http.Header) (time.Duration, bool) {
 	}
 	return time.Duration(n) * unit, unit > 0 && err == nil
 }
-
-func (x *passage) askExternal(*policy.ExternalAuthorizer) *refusal { return denied("no authorizer") }

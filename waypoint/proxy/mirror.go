@@ -117,7 +117,7 @@ func (x *passage) startMirror(m *route.Mirror) {
 		return
 	}
 	if copied != nil {
-		x.body.copies = append(x.body.copies, copied)
+		x.body.copyTo(copied)
 	}
 }
 

@@ -8,6 +8,7 @@
 //	serve.go            the way, phase by phase; each ends the journey or lets it go on
 //	read.go, path.go    who is asked for what: one form for host and path, which all the others see
 //	authn.go, decide.go who is asking (JWT), which rule it falls to, and whether policy lets it
+//	external.go         what external authorizers are asked
 //	traffic.go          rate limits, faults
 //	filters.go          redirects and CORS; what is changed in requests and answers
 //	forward.go          a backend by weight, and the request as it will be sent
@@ -16,6 +17,7 @@
 //	body.go             the request's body: streamed, and kept for another try as far as it is small
 //	mirror.go           copies for others, whose answers nobody reads
 //	return.go           the answer on its way back: 1xx, header, body, trailers
+//	copy.go             buffers, of which a stream that waits holds little
 //	upgrade.go          other protocols on the same connection, and CONNECT
 //	refuse.go           answers of the waypoint's own, in the client's terms
 //	record.go           one [exchange.Record] for each request, however it ended
@@ -26,7 +28,6 @@ package proxy
 import (
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/warren-mesh/warren/identity"
@@ -52,6 +53,8 @@ type Config struct {
 	// Authn is nil where no token is looked at, Limiter where nobody is held to a rate.
 	Authn   *authn.Authenticator
 	Limiter *limit.Limiter
+	// External is nil where no external authorizer can be asked: requests that need one are denied.
+	External External
 	// Tracer begins a request's span; Sink is called once for each that it was called for. Neither may block.
 	Tracer func(*http.Request, *exchange.Conn) Trace
 	Sink   func(*exchange.Record)
@@ -74,7 +77,7 @@ type Proxy struct {
 	random  func() uint32
 	kept    *budget // bytes of bodies that are kept for other tries and mirrors
 	mirrors *mirrors
-	buffers sync.Pool
+	buffers *buffers
 }
 
 // New makes a Proxy. Close ends what mirrors still send.
@@ -89,7 +92,7 @@ func New(cfg Config) *Proxy {
 		cfg: cfg, now: time.Now, random: randomUint32,
 		kept:    newBudget(maxKept),
 		mirrors: newMirrors(),
-		buffers: sync.Pool{New: func() any { return new([copySize]byte) }},
+		buffers: newBuffers(),
 	}
 }
 

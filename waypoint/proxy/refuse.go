@@ -17,12 +17,13 @@ type refusal struct {
 	text    string // for the client
 	detail  string // for the record, if there is more to say
 	header  http.Header
-	grpc    int // the gRPC status, 0 for the one that goes with the HTTP status
+	body    string // instead of the text, as it is
+	grpc    int    // the gRPC status, 0 for the one that goes with the HTTP status
 	done    bool
 }
 
 // finished ends the way without a word: the answer is on its way.
-var finished = &refusal{done: true}
+func finished() *refusal { return &refusal{done: true} }
 
 func refusalOf(status int, outcome exchange.Outcome, text string) *refusal {
 	return &refusal{status: status, outcome: outcome, text: text}
@@ -52,18 +53,24 @@ func (x *passage) refuse(no *refusal) {
 		return
 	}
 	x.modifyAnswer(h)
-	text := no.text + "\n"
-	if no.text == "" {
+	text := no.body
+	if no.body == "" && no.text != "" {
+		text = no.text + "\n"
+	}
+	bodiless := no.status == http.StatusNoContent || no.status == http.StatusNotModified
+	if bodiless {
 		text = ""
 	}
-	if text != "" {
+	if text != "" && h["Content-Type"] == nil {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
 		h.Set("X-Content-Type-Options", "nosniff")
 	}
-	h.Set("Content-Length", strconv.Itoa(len(text)))
+	if !bodiless {
+		h.Set("Content-Length", strconv.Itoa(len(text)))
+	}
 	x.closeUnlessSwitched(h)
 	x.writeHeader(no.status)
-	if x.in.Method != http.MethodHead {
+	if x.in.Method != http.MethodHead && text != "" {
 		n, _ := x.w.Write([]byte(text))
 		x.rec.BytesOut += uint64(max(n, 0))
 	}

@@ -15,9 +15,6 @@ import (
 	"github.com/warren-mesh/warren/waypoint/upstream"
 )
 
-// copySize is how much is copied at once.
-const copySize = 32 << 10
-
 // informer hands on what a backend says before its answer (1xx), until there is one or the try has failed.
 type informer struct {
 	x    *passage
@@ -79,7 +76,7 @@ func (x *passage) giveBack(t *try) *refusal {
 		x.cut(t, err)
 	}
 	x.copyTrailers(a)
-	return finished
+	return finished()
 }
 
 // copyHeader makes the answer's header: the backend's without what was for the waypoint alone, changed by the filters.
@@ -88,6 +85,9 @@ func (x *passage) copyHeader(t *try) {
 	stripHop(a.Header)
 	for name, values := range a.Header {
 		h[name] = values
+	}
+	for _, line := range x.extra {
+		h.Add(line.Name, line.Value)
 	}
 	x.modifyAnswer(h)
 	if name, value := t.pick.SessionHeader(x.session()); name != "" {
@@ -126,19 +126,20 @@ var errClientWrite = errors.New("the client does not take the answer")
 // copyBody copies the answer's body. What comes in pieces goes on in pieces: as soon as the backend pauses, the client
 // gets what there is.
 func (x *passage) copyBody(a *http.Response, streams bool) error {
-	buf := x.p.buffers.Get().(*[copySize]byte)
-	defer x.p.buffers.Put(buf)
+	buf := x.p.buffers.get()
+	defer buf.free()
 	left := a.ContentLength
 	for {
-		n, err := a.Body.Read(buf[:])
+		full := len(buf.bytes())
+		n, err := a.Body.Read(buf.bytes())
 		if n > 0 {
-			written, writeErr := x.w.Write(buf[:n])
+			written, writeErr := x.w.Write(buf.bytes()[:n])
 			x.rec.BytesOut += uint64(max(written, 0))
 			if writeErr != nil {
 				return errors.Join(errClientWrite, writeErr)
 			}
 			left -= int64(n)
-			if streams || n < len(buf) && left > 0 {
+			if streams || n < full && left > 0 {
 				x.flush()
 			}
 		}
@@ -148,6 +149,7 @@ func (x *passage) copyBody(a *http.Response, streams bool) error {
 		if err != nil {
 			return err
 		}
+		buf.used(n)
 	}
 }
 

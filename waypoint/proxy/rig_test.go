@@ -26,7 +26,7 @@ import (
 // rig is a waypoint's proxy between real sockets: clients dial the service shop/web on port 80, whose backends are
 // net/http servers in this process. What is left out is HBONE.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	addr  string
 	proxy *Proxy
 	world *mesh.Store[exchange.World]
@@ -48,7 +48,7 @@ type rig struct {
 
 const clientID = "spiffe://cluster.local/ns/test/sa/client"
 
-func newRig(t *testing.T, backends ...http.Handler) *rig {
+func newRig(t testing.TB, backends ...http.Handler) *rig {
 	r := &rig{t: t, services: map[string]*mesh.Service{}, dial: map[netip.AddrPort]string{}, recorded: make(chan struct{}, 1<<16)}
 	r.service("shop/web", "", backends...)
 	return r
@@ -84,7 +84,7 @@ func (r *rig) service(name, appProtocol string, backends ...http.Handler) *mesh.
 }
 
 // serveBackend serves HTTP/1 and h2c, and returns the address.
-func serveBackend(t *testing.T, h http.Handler) string {
+func serveBackend(t testing.TB, h http.Handler) string {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -92,7 +92,7 @@ func serveBackend(t *testing.T, h http.Handler) string {
 	return serveOn(t, server)
 }
 
-func serveOn(t *testing.T, server *http.Server) string {
+func serveOn(t testing.TB, server *http.Server) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -59,6 +59,10 @@ func (s *screen) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
 	good, violation := s.follow(p[:n])
 	if violation == nil {
+		var late net.Error
+		if errors.As(err, &late) && late.Timeout() && s.state != inHead && s.state != unread {
+			s.err = err // or net/http would take the rest of the body for another request
+		}
 		return n, err
 	}
 	s.err = violation

@@ -31,6 +31,8 @@ type passage struct {
 	body    *body          // nil if there is none
 	uplink  *io.PipeWriter // to the backend of an HTTP/1 client's CONNECT
 	send    *http.Request  // as it will be sent, by each try
+	sending *http.Request  // by the present one
+	extra   []route.Header // what an authorizer adds to the answer
 	tried   []netip.AddrPort
 	free    int // tries that were not the route's, because nothing had been sent
 

@@ -163,7 +163,7 @@ func TestEarlyHintsPass(t *testing.T) {
 }
 
 func TestBigBodiesAreStreamed(t *testing.T) {
-	const size = 256 << 20
+	const size = 96 << 20
 	r := newRig(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { _, _ = io.Copy(w, q.Body) })).start()
 	for _, http2 := range []bool{false, true} {
 		runtime.GC()
@@ -278,17 +278,25 @@ func TestAClientThatLeavesEndsTheBackendsWork(t *testing.T) {
 }
 
 func TestAnAnswerBeforeTheBodysEndArrives(t *testing.T) {
-	r := newRig(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })).start()
-	c, in := r.raw("POST / HTTP/1.1\r\nHost: web.shop\r\nContent-Length: 1000000\r\n\r\nonly this")
-	res, err := http.ReadResponse(in, nil)
-	if err != nil || res.StatusCode != http.StatusUnauthorized {
-		t.Fatalf("%v, %v", res, err)
-	}
-	began := time.Now()
-	if _, err = io.Copy(io.Discard, c); err != nil {
-		t.Logf("the connection ended: %v", err)
-	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("the connection stayed open for %s", took)
+	r := newRig(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex() // or it would read on before it answers
+		_, _ = q.Body.Read(make([]byte, 4))                  // so that the waypoint waits for more
+		w.WriteHeader(http.StatusUnauthorized)
+	})).start()
+	for _, framing := range []string{"Content-Length: 1000000\r\n\r\nonly this", "Transfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n"} {
+		c, in := r.raw("POST / HTTP/1.1\r\nHost: web.shop\r\n" + framing)
+		res, err := http.ReadResponse(in, nil)
+		if err != nil || res.StatusCode != http.StatusUnauthorized {
+			t.Fatalf("%v, %v", res, err)
+		}
+		began := time.Now()
+		time.AfterFunc(lingerTime+200*time.Millisecond, func() { _, _ = io.WriteString(c, "GET /smuggled HTTP/1.1\r\nHost: w\r\n\r\n") })
+		more, err := io.ReadAll(in)
+		if took := time.Since(began); took > 5*time.Second || strings.Contains(string(more), "HTTP/1.1") {
+			t.Errorf("the connection stayed open for %s, %q, %v", took, more, err)
+		}
+		if rec := r.record(); rec.Status != http.StatusUnauthorized || rec.Outcome != exchange.Answered {
+			t.Errorf("record: %s %d", rec.Outcome, rec.Status)
+		}
 	}
 }

@@ -30,11 +30,8 @@ func (x *passage) forward() *refusal {
 		return broken("the rewritten path cannot be sent: " + err.Error())
 	}
 	x.send = out
-	x.body = newBody(x.in, x.p.kept)
+	x.openBody()
 	x.announceTrailers()
-	if x.body != nil && x.in.ProtoMajor == 1 { // the answer may begin before the request has ended
-		_ = http.NewResponseController(x.w).EnableFullDuplex()
-	}
 	x.mirror()
 	for {
 		t := x.try()
@@ -71,6 +68,7 @@ func (x *passage) try() *try {
 		return t
 	}
 	req, ok := x.requestOf(t)
+	x.sending = req
 	no := refusalOf(http.StatusBadGateway, exchange.Unreachable, "the request's body was lost")
 	if ok {
 		no = x.authenticateFor(t.pick.Endpoint, req)
@@ -92,7 +90,12 @@ func (x *passage) try() *try {
 func (x *passage) requestOf(t *try) (*http.Request, bool) {
 	t.limits = newTimeLimit(x.ctx, x.tryTimeout(), errTryTimeout)
 	t.inform = &informer{x: x}
-	req := x.send.Clone(t.inform.watch(t.limits.ctx)) // a transport may still read that of the try before
+	ctx := t.inform.watch(t.limits.ctx)
+	req := x.send.WithContext(ctx)
+	if len(x.rec.Tries) > 0 || len(x.world.Authentication.All()) > 0 {
+		// A transport may still read what the try before sent, and tokens that this one does not send may be read again.
+		req = x.send.Clone(ctx)
+	}
 	if x.body != nil {
 		r, ok := x.body.again(req.Trailer)
 		if !ok {

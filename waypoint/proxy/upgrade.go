@@ -79,11 +79,11 @@ func (x *passage) carry(status int, backend io.ReadWriteCloser) *refusal {
 	defer client.Close()
 	if err = buffered.Flush(); err != nil {
 		x.rec.Outcome = exchange.Gone
-		return finished
+		return finished()
 	}
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
 	x.both(client, backend, early)
-	return finished
+	return finished()
 }
 
 // both copies both ways. early is what the client sent before the connection was taken over.
@@ -98,7 +98,7 @@ func (x *passage) both(client net.Conn, backend io.ReadWriteCloser, early []byte
 		n, err := backend.Write(early)
 		if err == nil {
 			var more int64
-			more, err = x.pump(backend, client)
+			more, err = x.p.buffers.pump(backend, client)
 			n += int(more)
 		}
 		x.rec.BytesIn += uint64(n)
@@ -107,19 +107,12 @@ func (x *passage) both(client net.Conn, backend io.ReadWriteCloser, early []byte
 		}
 		up <- err
 	}()
-	n, err := x.pump(client, backend)
+	n, err := x.p.buffers.pump(client, backend)
 	x.rec.BytesOut += uint64(n)
 	if err != nil || !closeWrite(client) {
 		_ = client.Close()
 	}
 	<-up
-}
-
-// pump copies with a pooled buffer.
-func (x *passage) pump(to io.Writer, from io.Reader) (int64, error) {
-	buf := x.p.buffers.Get().(*[copySize]byte)
-	defer x.p.buffers.Put(buf)
-	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buf[:])
 }
 
 // closeWrite ends one direction, if the connection can.

@@ -141,13 +141,16 @@ func (c Tracing) overHTTP(to collectorAddr, secure *tls.Config) otlptrace.Client
 		transport.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return c.Dial(ctx, addr) }
 	}
 	options := []otlptracehttp.Option{
-		otlptracehttp.WithEndpoint(to.addr), otlptracehttp.WithHeaders(c.Headers), otlptracehttp.WithTimeout(exportTimeout),
+		otlptracehttp.WithEndpoint(to.addr), otlptracehttp.WithTimeout(exportTimeout),
 		otlptracehttp.WithCompression(otlptracehttp.GzipCompression),
 		otlptracehttp.WithHTTPClient(&http.Client{Transport: transport, Timeout: exportTimeout}),
 		otlptracehttp.WithRetry(otlptracehttp.RetryConfig{Enabled: true, InitialInterval: retryFirst, MaxInterval: retryMost, MaxElapsedTime: retryFor}),
 	}
 	if to.insecure {
 		options = append(options, otlptracehttp.WithInsecure())
+	}
+	if len(c.Headers) > 0 { // else the environment's, OTEL_EXPORTER_OTLP_HEADERS, count
+		options = append(options, otlptracehttp.WithHeaders(c.Headers))
 	}
 	if to.path != "" {
 		options = append(options, otlptracehttp.WithURLPath(to.path))
@@ -164,7 +167,7 @@ func (c Tracing) overGRPC(to collectorAddr, secure *tls.Config) otlptrace.Client
 		dial = append(dial, grpc.WithContextDialer(c.Dial))
 	}
 	options := []otlptracegrpc.Option{
-		otlptracegrpc.WithEndpoint(to.addr), otlptracegrpc.WithHeaders(c.Headers), otlptracegrpc.WithTimeout(exportTimeout),
+		otlptracegrpc.WithEndpoint(to.addr), otlptracegrpc.WithTimeout(exportTimeout),
 		otlptracegrpc.WithCompressor("gzip"), otlptracegrpc.WithDialOption(dial...),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: true, InitialInterval: retryFirst, MaxInterval: retryMost, MaxElapsedTime: retryFor}),
 	}
@@ -172,6 +175,9 @@ func (c Tracing) overGRPC(to collectorAddr, secure *tls.Config) otlptrace.Client
 		options = append(options, otlptracegrpc.WithInsecure())
 	} else {
 		options = append(options, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(secure)))
+	}
+	if len(c.Headers) > 0 {
+		options = append(options, otlptracegrpc.WithHeaders(c.Headers))
 	}
 	return otlptracegrpc.NewClient(options...)
 }

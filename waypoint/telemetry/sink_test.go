@@ -98,6 +98,13 @@ func TestForeignTextForgesNothing(t *testing.T) {
 	if err := closeSoon(t, tel, 5*time.Second); err != nil || len(to.got()) != 2 {
 		t.Fatalf("%v; %d spans came", err, len(to.got()))
 	}
+	for _, span := range to.got() {
+		for key, text := range textOf(span.GetAttributes()) {
+			if len(text) > 2*maxPath || !utf8.ValidString(text) {
+				t.Errorf("%s has %d bytes", key, len(text))
+			}
+		}
+	}
 	if span := to.got()[1]; span.GetName() != "HTTP shop/pay" || textOf(span.GetAttributes())["http.request.method"] != "_OTHER" {
 		t.Errorf("a method that nobody knows names the span %q", span.GetName())
 	}

@@ -10,8 +10,8 @@ import (
 const maxAffinities = 16_384
 
 // affinities remembers which endpoint a client had of a service that wants clients to stay (sessionAffinity ClientIP).
-// Whoever is not remembered gets the endpoint with the highest hash: all replicas of a waypoint choose the same, and one
-// that forgot, or never knew, mostly chooses the same again. Time runs from a client's last request.
+// Whoever is not remembered gets the endpoint with the highest hash: all replicas of a waypoint choose the same, and
+// one that forgot, or never knew, mostly chooses the same again. Time runs from a client's last request.
 type affinities struct {
 	max int
 

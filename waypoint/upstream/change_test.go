@@ -113,8 +113,8 @@ func TestUnusedConnectionsAndServicesAreForgotten(t *testing.T) {
 	}
 }
 
-// TestWorldChangesUnderLoadLoseNoRequest takes pods out of the world and back while requests run. Whoever was chosen and
-// left before the request went out is told so, and may choose again.
+// TestWorldChangesUnderLoadLoseNoRequest takes pods out of the world and back while requests run. Whoever was chosen
+// and left before the request went out is told so, and may choose again.
 func TestWorldChangesUnderLoadLoseNoRequest(t *testing.T) {
 	f := newField(t)
 	for i := range 4 {
@@ -132,7 +132,7 @@ func TestWorldChangesUnderLoadLoseNoRequest(t *testing.T) {
 					return
 				default:
 				}
-				ask := f.ask2(i%2 == 0)
+				ask := f.askNow(i%2 == 0)
 				got, err := f.do(ask, get("/"))
 				for tries := 0; errors.Is(err, ErrNotSent) && tries < 3; tries++ {
 					again.Add(1)
@@ -157,8 +157,8 @@ func TestWorldChangesUnderLoadLoseNoRequest(t *testing.T) {
 	t.Logf("%d requests, %d chose again, %d connections", sent.Load(), again.Load(), f.dials.Load())
 }
 
-// ask2 may be called while the field's pods change.
-func (f *field) ask2(http2 bool) Ask {
+// askNow may be called while the field's pods change.
+func (f *field) askNow(http2 bool) Ask {
 	a := Ask{Port: 80, V4: true, Conn: client("z1"), Request: get("/"), HTTP2: http2}
 	a.Service = f.store.Load().Mesh.ServiceNamed("shop/web")
 	return a

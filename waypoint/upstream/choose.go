@@ -158,8 +158,8 @@ func among(some, usable []*entry, all bool) []*entry {
 	return both
 }
 
-// zoneSurplus is how much more than its share an endpoint of a zone can take, in per cent: as long as 5 of 7 endpoints of
-// a zone do, they suffice for it.
+// zoneSurplus is how much more than its share an endpoint of a zone can take, in per cent: as long as 5 of 7 endpoints
+// of a zone do, they suffice for it.
 const zoneSurplus = 140
 
 // spills tells, by lot, whether a request leaves its zone as too few endpoints of it are usable.

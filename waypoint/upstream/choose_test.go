@@ -202,41 +202,44 @@ func TestHashIsTheSameInAllReplicas(t *testing.T) {
 }
 
 func TestWhatIsHashed(t *testing.T) {
-	with := func(change func(*Ask)) Ask {
+	asking := func(change func(*Ask)) Ask {
 		a := Ask{Request: get("/"), Conn: client("")}
 		change(&a)
 		return a
 	}
+	nothing := func(*Ask) {}
+	header := func(value string) func(*Ask) { return func(a *Ask) { a.Request.Header.Set("X-User", value) } }
+	host := func(value string) func(*Ask) { return func(a *Ask) { a.Request.Host = value } }
+	query := func(value string) func(*Ask) { return func(a *Ask) { a.Request = get("/?q=" + value) } }
+	cookie := func(value string) func(*Ask) {
+		return func(a *Ask) { a.Request.AddCookie(&http.Cookie{Name: "c", Value: value}) }
+	}
+	pod := func(uid mesh.UID) func(*Ask) { return func(a *Ask) { a.Conn.Workload = &mesh.Workload{UID: uid} } }
+	address := func(s string) func(*Ask) {
+		return func(a *Ask) { a.Conn.Workload, a.Conn.ClientAddr = nil, mustAddrPort(s) }
+	}
+	nobody := func(a *Ask) { a.Conn = nil }
 	tests := []struct {
-		name   string
-		lb     route.LoadBalancing
-		one    Ask
-		two    Ask
-		absent Ask
+		name             string
+		lb               route.LoadBalancing
+		one, two, absent func(*Ask)
 	}{
-		{"header", route.LoadBalancing{HashHeader: "x-user"},
-			with(func(a *Ask) { a.Request.Header.Set("X-User", "1") }), with(func(a *Ask) { a.Request.Header.Set("X-User", "2") }), with(func(*Ask) {})},
-		{"host", route.LoadBalancing{HashHeader: "Host"},
-			with(func(*Ask) {}), with(func(a *Ask) { a.Request.Host = "other" }), with(func(a *Ask) { a.Request.Host = "" })},
-		{"cookie", route.LoadBalancing{HashCookie: "c"},
-			with(func(a *Ask) { a.Request.AddCookie(&http.Cookie{Name: "c", Value: "1"}) }),
-			with(func(a *Ask) { a.Request.AddCookie(&http.Cookie{Name: "c", Value: "2"}) }), with(func(*Ask) {})},
-		{"query", route.LoadBalancing{HashQuery: "q"},
-			with(func(a *Ask) { a.Request = get("/?q=1") }), with(func(a *Ask) { a.Request = get("/?q=2") }), with(func(*Ask) {})},
-		{"client's pod", route.LoadBalancing{HashSource: true},
-			with(func(*Ask) {}), with(func(a *Ask) { a.Conn.Workload = &mesh.Workload{UID: "other"} }), with(func(a *Ask) { a.Conn = nil })},
-		{"client's address", route.LoadBalancing{HashSource: true},
-			with(func(a *Ask) { a.Conn.Workload = nil }),
-			with(func(a *Ask) { a.Conn.Workload, a.Conn.ClientAddr = nil, mustAddrPort("10.9.9.9:1") }), with(func(a *Ask) { a.Conn = nil })},
+		{"header", route.LoadBalancing{HashHeader: "x-user"}, header("1"), header("2"), nothing},
+		{"host", route.LoadBalancing{HashHeader: "Host"}, host("1"), host("2"), host("")},
+		{"cookie", route.LoadBalancing{HashCookie: "c"}, cookie("1"), cookie("2"), nothing},
+		{"query", route.LoadBalancing{HashQuery: "q"}, query("1"), query("2"), nothing},
+		{"client's pod", route.LoadBalancing{HashSource: true}, pod("1"), pod("2"), nobody},
+		{"client's address", route.LoadBalancing{HashSource: true}, address("10.9.9.1:1"), address("10.9.9.2:1"), nobody},
 	}
 	for _, tt := range tests {
-		one, ok1 := tt.one.hashKey(&tt.lb)
-		again, _ := tt.one.hashKey(&tt.lb)
-		two, ok2 := tt.two.hashKey(&tt.lb)
+		a, b, c := asking(tt.one), asking(tt.two), asking(tt.absent)
+		one, ok1 := a.hashKey(&tt.lb)
+		again, _ := a.hashKey(&tt.lb)
+		two, ok2 := b.hashKey(&tt.lb)
 		if !ok1 || !ok2 || one == two || one != again {
 			t.Errorf("%s: %x, again %x, another's %x (%v, %v)", tt.name, one, again, two, ok1, ok2)
 		}
-		if _, ok := tt.absent.hashKey(&tt.lb); ok {
+		if _, ok := c.hashKey(&tt.lb); ok {
 			t.Errorf("%s: something was hashed where there is nothing", tt.name)
 		}
 	}

@@ -7,16 +7,16 @@ import (
 )
 
 // The hash of a request and that of an endpoint make a score, and the endpoint with the highest score gets the request
-// (rendezvous hashing, Thaler and Ravishankar 1998). Without an endpoint, only its own requests go elsewhere, spread over
-// all others. Hashes are the same in all replicas of a waypoint.
+// (rendezvous hashing, Thaler and Ravishankar 1998). Without an endpoint, only its own requests go elsewhere, spread
+// over all others. Hashes are the same in all replicas of a waypoint.
 
 const (
 	fnvOffset = 14695981039346656037
 	fnvPrime  = 1099511628211
 )
 
-// hashString is FNV-1a. It says nothing about who could have chosen the string: whoever may send requests may choose the
-// endpoint that they go to.
+// hashString is FNV-1a. It says nothing about who could have chosen the string: whoever may send requests may choose
+// the endpoint that they go to.
 func hashString(h uint64, s string) uint64 {
 	for i := range len(s) {
 		h = (h ^ uint64(s[i])) * fnvPrime
@@ -51,7 +51,8 @@ func highest(entries []*entry, key uint64) *entry {
 	return best
 }
 
-// hashKey is what a request is hashed by; false if it has not got it.
+// hashKey is what a request is hashed by; false if it has not got it: then it goes where it fares best. No cookie is
+// made for one who has none: that is what a route's session is for.
 func (a *Ask) hashKey(lb *route.LoadBalancing) (uint64, bool) {
 	var value string
 	switch {

@@ -163,7 +163,8 @@ func TestCookieOfASession(t *testing.T) {
 	if c.Name != "c" || c.MaxAge < 3599 || c.MaxAge > 3600 || !c.HttpOnly || c.Path != "/" {
 		t.Errorf("%s: %s", name, value)
 	}
-	if _, value = p.SessionHeader(&route.Session{Cookie: true}); !strings.HasPrefix(value, "warren-session=") || strings.Contains(value, "Max-Age") {
+	_, value = p.SessionHeader(&route.Session{Cookie: true})
+	if !strings.HasPrefix(value, "warren-session=") || strings.Contains(value, "Max-Age") {
 		t.Errorf("cookie of a browser's session: %s", value)
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(c.Value)
@@ -189,9 +190,11 @@ func TestWhatIsNoSessionIsIgnored(t *testing.T) {
 	now := uint32(f.now().Unix())
 	tok, _, _ := decoded(good)
 	for name, value := range map[string]string{
-		"empty": "", "short": "abc", "long": good + "a", "no base64": strings.Repeat("!", len(good)), "padding": good[:len(good)-1] + "=",
-		"from the future": encoded(tok, stamp{now + 3600, now + 3600}), "used before it began": encoded(tok, stamp{now, now - 3600}),
-		"never begun": encoded(tok, stamp{0, now}), "of another endpoint": encoded(token{1}, stamp{now, now}),
+		"empty": "", "short": "abc", "long": good + "a",
+		"no base64": strings.Repeat("!", len(good)), "padding": good[:len(good)-1] + "=",
+		"from the future": encoded(tok, stamp{now + 3600, now + 3600}), "never begun": encoded(tok, stamp{0, now}),
+		"used before it began": encoded(tok, stamp{now, now - 3600}),
+		"of another endpoint":  encoded(token{1}, stamp{now, now}),
 	} {
 		a := f.ask()
 		a.Session = s

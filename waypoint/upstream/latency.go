@@ -7,13 +7,13 @@ import (
 )
 
 const (
-	// decay is the time in which a measurement loses 63% of its weight. An endpoint that was slow is asked again after some
-	// of it, whether or not it is asked in between.
+	// decay is the time in which a measurement loses 63% of its weight. An endpoint that was slow is asked again after
+	// some of it, whether or not it is asked in between.
 	decay = 10 * time.Second
 	// failed is what a request counts as that got no answer, however soon it failed: who refuses quickly is not fast.
 	failed = time.Second
-	// unmeasured is the cost of an endpoint that has a first request open and was never measured: enough that others come
-	// first. Without an open request its cost is 0, so that it is measured soon.
+	// unmeasured is the cost of an endpoint that has a first request open and was never measured: enough that others
+	// come first. Without an open request its cost is 0, so that it is measured soon.
 	unmeasured = float64(time.Minute)
 )
 

@@ -63,8 +63,8 @@ func (m *metrics) unregister() {
 type census struct{ u *Upstreams }
 
 func (c *census) desc() *prometheus.Desc {
-	return prometheus.NewDesc("warren_waypoint_endpoints", "Endpoints of the services that requests are sent to: those that "+
-		"may be chosen, and those that are left out for their failures.", []string{"state"}, nil)
+	return prometheus.NewDesc("warren_waypoint_endpoints", "Endpoints of the services that requests are sent to: "+
+		"those that may be chosen, and those that are left out for their failures.", []string{"state"}, nil)
 }
 
 // Describe is a prometheus.Collector's.

@@ -14,7 +14,7 @@ func TestOnlyReadyEndpointsAreChosenAndDrainingOnesIfThereIsNoOther(t *testing.T
 	f.pod("a", "10.0.0.1", nil)
 	f.pod("b", "10.0.0.2", nil)
 	f.pod("c", "10.0.0.3", nil)
-	*f.endpoint("b") = mesh.Endpoint{Workload: "uid-b", Addrs: f.endpoint("b").Addrs, TargetPorts: f.endpoint("b").TargetPorts}
+	f.endpoint("b").Ready, f.endpoint("b").Serving = false, false
 	f.endpoint("c").Ready, f.endpoint("c").Terminating = false, true
 	f.publish()
 	if got := f.chosen(50, f.ask); got["a"] != 50 {

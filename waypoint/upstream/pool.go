@@ -20,11 +20,12 @@ const (
 	dialTimeout = 5 * time.Second
 	// idleTimeout is how long a connection stays without a request.
 	idleTimeout = time.Minute
-	// maxConnections and maxPending hold where no TrafficPolicy bounds an endpoint's connections, or what waits for one.
+	// maxConnections and maxPending hold where no TrafficPolicy bounds an endpoint's connections, or what waits for
+	// one.
 	maxConnections = 16_384
 	maxPending     = 4096
-	// streamsPerDial is how many requests may wait for one HTTP/2 connection that is being made: RFC 9113 wants servers to
-	// allow that many.
+	// streamsPerDial is how many requests may wait for one HTTP/2 connection that is being made: RFC 9113 wants servers
+	// to allow that many.
 	streamsPerDial = 100
 )
 
@@ -52,6 +53,7 @@ type pool struct {
 type conn struct {
 	*http.ClientConn
 	wire *wire
+	busy atomic.Bool  // an HTTP/1.1 connection with a request: no need to ask it
 	used atomic.Int64 // when a request last began, in unix nanoseconds
 	uses atomic.Int64
 }
@@ -74,11 +76,8 @@ func newPool(d dialer, m *metrics, w *wires) *pool {
 
 // acquire returns a connection with a place reserved for one request. Its errors say that nothing was sent.
 func (p *pool) acquire(ctx context.Context, w *waiter, limits route.ConnectionLimits) (*conn, error) {
-	w.most = limits.MaxConnectionsPerEndpoint
-	pending := limits.MaxPending
-	if w.most <= 0 {
-		w.most, pending = maxConnections, cmp.Or(pending, maxPending)
-	}
+	w.most = cmp.Or(limits.MaxConnectionsPerEndpoint, maxConnections)
+	pending := cmp.Or(limits.MaxPending, maxPending)
 	p.mu.Lock()
 	if p.retired.Load() {
 		p.mu.Unlock()
@@ -90,7 +89,7 @@ func (p *pool) acquire(ctx context.Context, w *waiter, limits route.ConnectionLi
 			return c, nil
 		}
 	}
-	if p.full(w) && len(p.waiters)-p.dialing*p.perDial() >= pending {
+	if p.full(w) && len(p.waiters)-p.coming() >= pending {
 		p.mu.Unlock()
 		p.metrics.overloaded.WithLabelValues("pending").Inc()
 		return nil, fmt.Errorf("all %d connections that the endpoint may have are busy, and %d requests wait for one, "+
@@ -104,6 +103,19 @@ func (p *pool) acquire(ctx context.Context, w *waiter, limits route.ConnectionLi
 	return p.wait(ctx, w)
 }
 
+// coming is how many places there will be without anybody's doing. Caller holds mu.
+func (p *pool) coming() int {
+	n := p.dialing
+	if p.dialer.http2 {
+		for _, c := range p.conns {
+			if !c.wire.settled.Load() && c.Err() == nil {
+				n++
+			}
+		}
+	}
+	return n * p.perDial()
+}
+
 func (p *pool) perDial() int {
 	if p.dialer.http2 {
 		return streamsPerDial
@@ -111,16 +123,23 @@ func (p *pool) perDial() int {
 	return 1
 }
 
-// reserve returns a connection that has a place, and forgets those that are closed. Caller holds mu.
+// reserve returns a connection that has a place, and forgets those that will never have one. How many requests an
+// HTTP/2 endpoint allows is not known until its settings came: the first goes out at once, others wait for them, so
+// that they do not get stuck behind it on a connection that is full. Caller holds mu.
 func (p *pool) reserve() *conn {
 	for i := len(p.conns) - 1; i >= 0; i-- {
 		c := p.conns[i]
+		if c.busy.Load() || p.dialer.http2 && !c.wire.settled.Load() && c.InFlight() > 0 {
+			continue
+		}
 		if c.Reserve() == nil {
 			c.used.Store(time.Now().UnixNano())
+			c.busy.Store(!p.dialer.http2)
 			return c
 		}
-		if c.Err() != nil {
+		if c.Err() != nil || c.InFlight() == 0 && c.Available() == 0 { // ended, or told to go away
 			p.conns = slices.Delete(p.conns, i, i+1)
+			go closeIdle(c.ClientConn)
 		}
 	}
 	return nil
@@ -174,11 +193,11 @@ func (p *pool) pump() {
 // full tells whether there are as many connections as may be. Caller holds mu.
 func (p *pool) full(w *waiter) bool { return int(p.open.Load())+p.dialing >= w.most }
 
-// dialMore makes connections for those who wait, as far as they are not being made and there may be as many. Caller holds
-// mu.
+// dialMore makes connections for those who wait, as far as they are not being made and there may be as many. Caller
+// holds mu.
 func (p *pool) dialMore() {
-	for len(p.waiters) > p.dialing*p.perDial() {
-		w := p.waiters[p.dialing*p.perDial()]
+	for len(p.waiters) > p.coming() {
+		w := p.waiters[p.coming()]
 		if p.retired.Load() || p.full(w) {
 			return
 		}
@@ -212,23 +231,30 @@ func (p *pool) dialled(cc *http.ClientConn, to *target, err error) {
 	default:
 		p.metrics.dials.WithLabelValues("made").Inc()
 		to.made.client.Store(cc)
-		p.conns = append(p.conns, &conn{ClientConn: cc, wire: to.made})
+		c := &conn{ClientConn: cc, wire: to.made}
+		cc.SetStateHook(func(*http.ClientConn) { p.changed(c) })
+		p.conns = append(p.conns, c)
 	}
 	p.mu.Unlock()
-	if err == nil {
-		cc.SetStateHook(p.changed)
-	}
 	p.pump()
 }
 
 // changed hears of a connection that has more room, or ended. It may be called with net/http's locks held, and in the
 // middle of a reservation: what takes a lock is done elsewhere.
-func (p *pool) changed(cc *http.ClientConn) {
+func (p *pool) changed(c *conn) {
+	if c.Available() > 0 || c.Err() != nil {
+		c.busy.Store(false)
+	}
+	p.kick()
+	if p.retired.Load() {
+		go closeIdle(c.ClientConn)
+	}
+}
+
+// kick looks after those who wait, if there are any. It takes no lock.
+func (p *pool) kick() {
 	if p.waiting.Load() > 0 {
 		go p.pump()
-	}
-	if p.retired.Load() {
-		go closeIdle(cc)
 	}
 }
 

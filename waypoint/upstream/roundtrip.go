@@ -88,7 +88,7 @@ func (p *Pick) send(req *http.Request, body **sentBody) (*http.Response, error) 
 			}
 		}
 		switch {
-		case unseen && c.Err() == nil && !unprocessed(err):
+		case c.Err() == nil && !unprocessed(err) && (unseen || invalid(err)):
 			err = fmt.Errorf("%w: %w", ErrUnsendable, err)
 		case unseen:
 			err = fmt.Errorf("%w: %w", err, ErrNotSent)
@@ -108,8 +108,8 @@ func resent(req *http.Request, body **sentBody) (*http.Request, bool) {
 	return &next, true
 }
 
-// unprocessed tells whether an error says that the endpoint did not work on the request (RFC 9113, section 8.7). net/http
-// names some of these errors by their text only.
+// unprocessed tells whether an error says that the endpoint did not work on the request (RFC 9113, section 8.7).
+// net/http names some of these errors by their text only.
 func unprocessed(err error) bool {
 	var se http2.StreamError
 	if errors.As(err, &se) {
@@ -118,6 +118,14 @@ func unprocessed(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "graceful shutdown GOAWAY") || strings.Contains(text, "http2: client conn not usable") ||
 		strings.Contains(text, "http2: client conn could not be established")
+}
+
+// invalid tells whether net/http would not have the request's header. Of an HTTP/2 connection that others use too,
+// nothing else tells that nothing was sent.
+func invalid(err error) bool {
+	text := err.Error()
+	return strings.HasPrefix(text, "http: invalid ") || strings.HasPrefix(text, "net/http: invalid ") ||
+		strings.HasPrefix(text, "http2: invalid ")
 }
 
 // replayable tells whether a request may come to the endpoint twice (RFC 9110, section 9.2.2).
@@ -135,7 +143,10 @@ func replayable(r *http.Request) bool {
 // failed ends the pick of a request that got no answer. whole tells whether the request was.
 func (p *Pick) failed(ctx context.Context, err error, whole bool, now time.Time) {
 	p.Release()
-	if !whole || errors.Is(err, ErrOverloaded) || errors.Is(err, ErrUnsendable) || errors.Is(err, errRetired) || clientEnded(ctx) {
+	for _, own := range [...]error{ErrOverloaded, ErrUnsendable, errRetired} {
+		whole = whole && !errors.Is(err, own)
+	}
+	if !whole || clientEnded(ctx) {
 		return
 	}
 	p.entry.peer.latency.observe(failed, now)

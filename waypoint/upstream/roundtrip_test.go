@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,17 +104,14 @@ func TestHTTP2SharesAConnectionAndOpensAnotherWhenItIsFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	for i := range 25 {
+	for range 25 {
 		wg.Go(func() {
 			if _, err := f.do(ask, get("/")); err != nil {
 				t.Error(err)
 			}
 		})
-		if i == 0 {
-			<-arrived // and its settings with it
-		}
 	}
-	for range 24 {
+	for range 25 {
 		<-arrived
 	}
 	if n := f.dials.Load(); n != 3 {
@@ -123,19 +121,50 @@ func TestHTTP2SharesAConnectionAndOpensAnotherWhenItIsFull(t *testing.T) {
 	wg.Wait()
 }
 
+// echo upgrades a connection and sends back what comes.
+func echo(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") == "" {
+		return
+	}
+	w.Header().Set("Connection", "upgrade")
+	w.Header().Set("Upgrade", "echo")
+	w.WriteHeader(http.StatusSwitchingProtocols)
+	nc, rw, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		return
+	}
+	defer func() { _ = nc.Close() }()
+	_, _ = io.Copy(nc, rw)
+}
+
+func TestUpgradedConnectionCountsUntilItEnds(t *testing.T) {
+	f := newField(t)
+	f.pod("a", "10.0.0.1", http.HandlerFunc(echo))
+	f.publish()
+	ask := f.ask()
+	ask.Traffic.Connections = &route.ConnectionLimits{MaxConnectionsPerEndpoint: 1, MaxPending: 1}
+	req := get("/")
+	req.Header.Set("Connection", "upgrade")
+	req.Header.Set("Upgrade", "echo")
+	res, err := f.pick(ask).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := make(chan error, 1)
+	go func() { _, err := f.do(ask, get("/")); next <- err }()
+	eventually(t, "the next request waits", func() bool { return f.metric("warren_waypoint_pending_requests", "") == 1 })
+	if _, err := f.do(ask, get("/")); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("error %v of one more, want ErrOverloaded", err)
+	}
+	_ = res.Body.Close()
+	if err := <-next; err != nil {
+		t.Errorf("the request that waited: %v", err)
+	}
+}
+
 func TestUpgradedConnectionIsAStreamBothWays(t *testing.T) {
 	f := newField(t)
-	f.pod("a", "10.0.0.1", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Connection", "upgrade")
-		w.Header().Set("Upgrade", "echo")
-		w.WriteHeader(http.StatusSwitchingProtocols)
-		nc, rw, err := w.(http.Hijacker).Hijack()
-		if err != nil {
-			return
-		}
-		defer func() { _ = nc.Close() }()
-		_, _ = io.Copy(nc, rw)
-	}))
+	f.pod("a", "10.0.0.1", http.HandlerFunc(echo))
 	f.publish()
 	req := get("/")
 	req.Header.Set("Connection", "upgrade")
@@ -388,5 +417,53 @@ func TestExpectContinueIsAnsweredOrWaitedForNotForLong(t *testing.T) {
 	got, err := f.do(f.ask(), req)
 	if took := time.Since(started); got != "body" || err != nil || took < continueTimeout || took > 3*continueTimeout {
 		t.Errorf("answer %q, %v after %v", got, err, took)
+	}
+}
+
+// TestSlowReaderHasLittleBuffered asks for an answer without end and does not read it: what the endpoint can write is
+// what is buffered for it.
+func TestSlowReaderHasLittleBuffered(t *testing.T) {
+	f := newField(t)
+	var written atomic.Int64
+	f.pod("a", "10.0.0.1", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for chunk := make([]byte, 4096); ; {
+			n, err := w.Write(chunk)
+			if written.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}))
+	f.publish()
+	ask := f.ask()
+	ask.HTTP2 = true
+	res, err := f.pick(ask).RoundTrip(get("/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	last := int64(-1)
+	eventually(t, "the endpoint cannot write more", func() bool {
+		was := last
+		last = written.Load()
+		time.Sleep(50 * time.Millisecond)
+		return last > 0 && last == was
+	})
+	if last > streamWindow+64<<10 {
+		t.Errorf("%d bytes are buffered for one who does not read, want about %d", last, streamWindow)
+	}
+}
+
+func TestAnswerWithTooLargeAHeaderIsRefused(t *testing.T) {
+	for _, tt := range protocols {
+		f := newField(t)
+		f.pod("a", "10.0.0.1", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Large", strings.Repeat("x", 2*maxAnswerHeader))
+		}))
+		f.publish()
+		ask := f.ask()
+		ask.HTTP2 = tt.http2
+		if _, err := f.do(ask, get("/")); err == nil || errors.Is(err, ErrNotSent) || errors.Is(err, ErrUnsendable) {
+			t.Errorf("%s: error %v", tt.name, err)
+		}
 	}
 }

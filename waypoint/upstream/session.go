@@ -12,13 +12,13 @@ import (
 	"github.com/warren-mesh/warren/route"
 )
 
-// A session (GEP-1619) is kept by the client alone: a cookie or a header whose value names the endpoint, when the session
-// began and when it was last used. All replicas of a waypoint understand it, as what it names is a hash of the service
-// and the endpoint's workload that each of them works out for itself.
+// A session (GEP-1619) is kept by the client alone: a cookie or a header whose value names the endpoint, when the
+// session began and when it was last used. All replicas of a waypoint understand it, as what it names is a hash of the
+// service and the endpoint's workload that each of them works out for itself.
 //
 // The value is not authenticated. Whoever makes one up chooses among endpoints that their request might have come to
-// anyway, or prolongs their own session: both can be had by asking often enough, and policy is asked after the choice. In
-// turn there is no key that replicas would have to share. The value does not give away a pod's name, UID or address.
+// anyway, or prolongs their own session: both can be had by asking often enough, and policy is asked after the choice.
+// In turn there is no key that replicas would have to share. The value does not give away a pod's name, UID or address.
 
 // token names an endpoint of one service: 6 bytes for the service and 12 for the endpoint.
 type token [18]byte
@@ -116,8 +116,8 @@ func (c *chooser) session(usable []*entry) (*entry, stamp) {
 	return nil, stamp{}
 }
 
-// SessionBackend returns the backend whose endpoint the request's session names, nil if it has none or the backend takes
-// no requests any more: a session stays, however the weights would have it.
+// SessionBackend returns the backend whose endpoint the request's session names, nil if it has none or the backend
+// takes no requests any more: a session stays, however the weights would have it.
 func SessionBackend(s *route.Session, r *http.Request, of []route.Backend, now time.Time) *route.Backend {
 	t, _, ok := sessionOf(s, r, now)
 	if !ok {
@@ -150,5 +150,8 @@ func (p *Pick) SessionHeader(s *route.Session) (name, value string) {
 	if s.Permanent && s.Absolute > 0 {
 		c.MaxAge = int(time.Unix(int64(at.began), 0).Add(s.Absolute).Sub(p.started) / time.Second)
 	}
-	return "Set-Cookie", c.String()
+	if value = c.String(); value == "" { // the name is none that a cookie can have
+		return "", ""
+	}
+	return "Set-Cookie", value
 }

@@ -1,11 +1,11 @@
 // Package upstream is the waypoint's way out: which endpoint of a service gets a request ([Upstreams.Pick]), and the
 // connections that requests travel by ([Pick.RoundTrip]). It owns everything that outlives a request: open connections,
-// what was measured of endpoints, which of them are left out, and retry budgets. What a request may do was decided before
-// it comes here.
+// what was measured of endpoints, which of them are left out, and retry budgets. What a request may do was decided
+// before it comes here.
 //
 // A request's way through the files: ask.go, group.go (the service's state), view.go (its endpoints in this world),
-// choose.go (which of them), roundtrip.go, pool.go (a connection), body.go (until the answer has ended). sweep.go follows
-// the world, and closes what nobody uses.
+// choose.go (which of them), roundtrip.go, sent.go, pool.go (a connection), body.go (until the answer has ended).
+// sweep.go follows the world, and closes what nobody uses.
 //
 // An endpoint is known by its address and the UID of its workload. A pod that gets another one's address gets none of
 // its connections, and nothing that was measured of it.
@@ -32,22 +32,22 @@ var (
 	// ErrOverloaded is wrapped if a limit of the service's was reached: of requests at once (Pick), or of requests that
 	// wait for a connection (RoundTrip).
 	ErrOverloaded = errors.New("overloaded")
-	// ErrNotSent is wrapped by errors of RoundTrip if the endpoint cannot have worked on the request: it was not sent, or
-	// the endpoint said that it did not look at it. Errors without it leave that open.
+	// ErrNotSent is wrapped by errors of RoundTrip if the endpoint cannot have worked on the request: it was not sent,
+	// or the endpoint said that it did not look at it. Errors without it leave that open.
 	ErrNotSent = errors.New("request was not sent")
-	// ErrUnsendable is wrapped by errors of RoundTrip if the request itself cannot be sent, to no endpoint: it has a header
-	// that the endpoint's protocol does not know, say.
+	// ErrUnsendable is wrapped by errors of RoundTrip if the request itself cannot be sent, to no endpoint: it has a
+	// header that the endpoint's protocol does not know, say.
 	ErrUnsendable = errors.New("the request cannot be sent")
-	// ErrClientDeadline is for contexts' causes: a request that ends by a deadline of the client's own choice says nothing
-	// about the endpoint, while one that ends by the route's timeout counts as a failure of it.
+	// ErrClientDeadline is for contexts' causes: a request that ends by a deadline of the client's own choice says
+	// nothing about the endpoint, while one that ends by the route's timeout counts as a failure of it.
 	ErrClientDeadline = errors.New("the client's own deadline passed")
 )
 
 // Config is what New needs.
 type Config struct {
 	World *mesh.Store[exchange.World]
-	// Dial gives a stream of bytes to the endpoint's app. The connection is for the request's, but not its alone: requests
-	// of others may follow on the stream. The context has a deadline and nothing else of the request's.
+	// Dial gives a stream of bytes to the endpoint's app. The connection is for the request's, but not its alone:
+	// requests of others may follow on the stream. The context has a deadline and nothing else of the request's.
 	Dial func(ctx context.Context, to Endpoint, c *exchange.Conn) (net.Conn, error)
 	// Zone is the waypoint's own: that of clients whose workload is not known.
 	Zone string

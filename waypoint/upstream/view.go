@@ -90,7 +90,10 @@ func (b *builder) build() *view {
 		b.ofWorkload(v)
 	} else if svc := b.m.ServiceNamed(b.g.key.namespace + "/" + b.g.key.name); svc != nil && svc.HasPort(b.g.key.port) {
 		v.service = svc
-		v.v4, v.v6 = b.tier(svc, true), b.tier(svc, false)
+		v.v4 = b.tier(svc, true)
+		if v.v6 = v.v4; !oneFamily(svc) {
+			v.v6 = b.tier(svc, false)
+		}
 	}
 	return v
 }
@@ -108,6 +111,17 @@ func (b *builder) ofWorkload(v *view) {
 			}
 		}
 	}
+}
+
+// oneFamily tells whether all endpoints have addresses of the same family, so that it does not matter what was dialled.
+func oneFamily(svc *mesh.Service) bool {
+	var v4, v6 bool
+	for i := range svc.Endpoints {
+		for _, a := range svc.Endpoints[i].Addrs {
+			v4, v6 = v4 || a.Is4(), v6 || !a.Is4()
+		}
+	}
+	return !v4 || !v6
 }
 
 // tier returns the endpoints for clients that dialled a family: ready ones, or else those that terminate and serve

@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// continueTimeout is how long a request that expects "100 Continue" waits for it before its body is sent all the same.
+	// continueTimeout is how long a request that expects "100 Continue" waits for it before its body is sent all the
+	// same.
 	continueTimeout = time.Second
 	// maxAnswerHeader bounds an answer's header, in bytes.
 	maxAnswerHeader = 256 << 10
@@ -64,18 +65,24 @@ func newDialer(dial func(context.Context, Endpoint, *exchange.Conn) (net.Conn, e
 	}}
 }
 
-// wire is a connection's stream of bytes. It knows whether any were exchanged, which tells whether a request that failed
-// can have been seen. Close is called with net/http's locks held: it takes no lock under which net/http is called.
+// wire is a connection's stream of bytes. It knows whether any were exchanged, which tells whether a request that
+// failed can have been seen. Close is called with net/http's locks held: it takes no lock under which net/http is
+// called.
 type wire struct {
 	net.Conn
 	pool          *pool
 	client        atomic.Pointer[http.ClientConn] // nil until it is one
 	read, written atomic.Int64
+	settled       atomic.Bool
 	once          sync.Once
 }
 
-// Read counts.
+// Read counts. That net/http reads again says that it took in what came first: an HTTP/2 server's settings.
 func (w *wire) Read(b []byte) (int, error) {
+	if !w.settled.Load() && w.read.Load() > 0 {
+		w.settled.Store(true)
+		w.pool.kick()
+	}
 	n, err := w.Conn.Read(b)
 	w.read.Add(int64(n))
 	return n, err
@@ -128,9 +135,7 @@ func (ws *wires) unwrap(w *wire) {
 	p := w.pool
 	p.open.Add(-1)
 	p.metrics.connections(p.dialer.http2).Dec()
-	if p.waiting.Load() > 0 {
-		go p.pump()
-	}
+	p.kick()
 }
 
 // close ends all connections with the requests on them.

@@ -42,8 +42,8 @@ const targetPort = 8080
 func newField(t testing.TB) *field {
 	t.Helper()
 	f := &field{t: t, servers: map[netip.AddrPort]string{}, reg: prometheus.NewRegistry()}
-	f.svc = &mesh.Service{Namespace: "shop", Name: "web", Hostname: "web.shop", VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
-		Ports: []mesh.Port{{Number: 80}}}
+	f.svc = &mesh.Service{Namespace: "shop", Name: "web", Hostname: "web.shop",
+		VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, Ports: []mesh.Port{{Number: 80}}}
 	f.store = mesh.NewStore(&exchange.World{})
 	f.publish()
 	f.u = start(Config{World: f.store, Dial: f.dial, Registerer: f.reg, Zone: "zone-of-waypoint"}, f.now)

@@ -193,10 +193,14 @@ func (e *grpcEcho) answer(ctx context.Context) (*pb.EchoResponse, error) {
 }
 
 // Echo answers.
-func (e *grpcEcho) Echo(ctx context.Context, _ *pb.EchoRequest) (*pb.EchoResponse, error) { return e.answer(ctx) }
+func (e *grpcEcho) Echo(ctx context.Context, _ *pb.EchoRequest) (*pb.EchoResponse, error) {
+	return e.answer(ctx)
+}
 
 // EchoTwo answers as well.
-func (e *grpcEcho) EchoTwo(ctx context.Context, _ *pb.EchoRequest) (*pb.EchoResponse, error) { return e.answer(ctx) }
+func (e *grpcEcho) EchoTwo(ctx context.Context, _ *pb.EchoRequest) (*pb.EchoResponse, error) {
+	return e.answer(ctx)
+}
 
 // EchoThree does, too.
 func (e *grpcEcho) EchoThree(ctx context.Context, _ *pb.EchoRequest) (*pb.EchoResponse, error) {
