@@ -296,7 +296,7 @@ func TestFolderReachesAgent(t *testing.T) {
 		if err != nil || len(reply.GetController().GetRejected()) != 1 {
 			return fmt.Errorf("rejected: %q, %v", reply.GetController().GetRejected(), err)
 		}
-		if got, want := reply.GetController().GetRejected()[0], `policy.yaml:5: AuthorizationPolicy shop/deny-web: spec.action: want ALLOW, DENY or AUDIT, got "DENIED"`; !strings.HasSuffix(got, want) {
+		if got, want := reply.GetController().GetRejected()[0], `policy.yaml:5: AuthorizationPolicy shop/deny-web: spec.action: want ALLOW, DENY, AUDIT or CUSTOM, got "DENIED"`; !strings.HasSuffix(got, want) {
 			t.Fatalf("rejected as %q, want …%q", got, want)
 		}
 		return nil

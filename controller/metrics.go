@@ -3,10 +3,13 @@ package controller
 import (
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/warren-mesh/warren/ca"
 )
 
 // metrics are the controller's own; the CA adds its counters. None has a label that a user or a node can choose.
@@ -30,7 +33,8 @@ func newMetrics(c *Controller) *metrics {
 		m.propagation, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("warren_controller_leading", "1 on the replica that serves.", func() float64 { return 1 }),
 		gauge("warren_controller_config_version", "Newest version that was published.", func() float64 { return float64(c.publisher.Version()) }),
-		gauge("warren_controller_agents_connected", "Agents that watch.", func() float64 { return float64(c.connected()) }),
+		gauge("warren_controller_agents_connected", "Agents that watch.", func() float64 { return float64(c.connected(false)) }),
+		gauge("warren_controller_waypoints_connected", "Waypoints' pods that watch.", func() float64 { return float64(c.connected(true)) }),
 		gauge("warren_controller_agents_behind", "Agents that watch and do not enforce the newest version yet.", func() float64 { return float64(c.behind()) }),
 		gauge("warren_controller_manifests_rejected", "Manifest files and objects that are rejected.", func() float64 { return float64(len(c.state.rejected())) }),
 		gauge("warren_controller_ca_not_after_seconds", "Unix time at which the CA's certificate ends.", func() float64 { return float64(c.authority.NotAfter().Unix()) }),
@@ -38,9 +42,10 @@ func newMetrics(c *Controller) *metrics {
 	return m
 }
 
-func (c *Controller) connected() (n int) {
+// connected counts the agents that watch, or else the waypoints' pods.
+func (c *Controller) connected(waypoints bool) (n int) {
 	for _, node := range c.watchers.Nodes() {
-		if node.Connected {
+		if node.Connected && strings.HasPrefix(node.Node, ca.WaypointCaller) == waypoints {
 			n++
 		}
 	}

@@ -27,12 +27,13 @@ const passAttempts = 3
 func (s *streams) passThrough(ctx context.Context, in *hbone.Inbound, c *clientConn) {
 	rec := s.begin(c.info)
 	defer s.end(rec)
-	server, err := s.reach(ctx, c, rec)
+	server, release, err := s.reach(ctx, c, rec)
 	if err != nil {
 		s.refused(rec, err)
 		_ = in.Refuse(statusOf(err), reasonOf(err)) // the client may be gone
 		return
 	}
+	defer release()
 	if err := c.accept(in); err != nil {
 		abort(server)
 		rec.Outcome, rec.Detail = exchange.Gone, err.Error()
@@ -45,29 +46,31 @@ func (s *streams) passThrough(ctx context.Context, in *hbone.Inbound, c *clientC
 func (s *streams) passDetected(ctx context.Context, c *clientConn, first []byte) {
 	rec := s.begin(c.info)
 	defer s.end(rec)
-	server, err := s.reach(ctx, c, rec)
+	server, release, err := s.reach(ctx, c, rec)
 	if err != nil {
 		s.refused(rec, err)
 		c.stream.Reset(hbone.CodeConnect)
 		return
 	}
+	defer release()
 	s.carry(c, server, first, rec)
 }
 
-// reach decides and connects to an endpoint, another one if the first does not answer.
-func (s *streams) reach(ctx context.Context, c *clientConn, rec *exchange.Record) (net.Conn, error) {
+// reach decides and connects to an endpoint, another one if the first does not answer. Until release is called the
+// connection counts as one of the endpoint's requests.
+func (s *streams) reach(ctx context.Context, c *clientConn, rec *exchange.Record) (server net.Conn, release func(), err error) {
 	var tried []netip.AddrPort
 	var failed error
 	for range passAttempts {
 		pick, err := s.w.upstreams.Pick(s.ask(c.info, tried))
 		if err != nil {
-			return nil, errors.Join(failed, err)
+			return nil, nil, errors.Join(failed, err)
 		}
 		to := pick.Endpoint
-		pick.Release() // a connection is no request: only the choice counts
 		start := time.Now()
 		if err := s.allowed(c, to, rec); err != nil {
-			return nil, err
+			pick.Release()
+			return nil, nil, err
 		}
 		server, err := s.w.dialer.dial(ctx, to, c.info)
 		try := exchange.Try{Endpoint: to.Workload, Addr: to.Addr, Start: start, Took: time.Since(start)}
@@ -76,11 +79,12 @@ func (s *streams) reach(ctx context.Context, c *clientConn, rec *exchange.Record
 		}
 		rec.Tries = append(rec.Tries, try)
 		if err == nil {
-			return server, nil
+			return server, pick.Release, nil
 		}
+		pick.Release()
 		failed, tried = errors.Join(failed, err), append(tried, to.Addr)
 	}
-	return nil, failed
+	return nil, nil, failed
 }
 
 func (s *streams) ask(info *exchange.Conn, tried []netip.AddrPort) upstream.Ask {

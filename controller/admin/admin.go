@@ -108,7 +108,7 @@ func (s *Server) Certs(ctx context.Context, req *adminv1.ListRequest) (*adminv1.
 	for _, a := range askAll(ctx, s, s.everyone(), "Certs", req, empty) {
 		from := s.origin(a.node)
 		if a.err != nil {
-			if !a.cannotTell() {
+			if from.pod == "" || !a.cannotTell() {
 				out.Certs = append(out.Certs, &adminv1.CertInfo{
 					Node: from.node, State: "missing", Error: from.its + " did not answer: " + a.err.Error(), Workloads: from.workloads(),
 				})
@@ -152,7 +152,7 @@ func (s *Server) Connections(ctx context.Context, req *adminv1.ListRequest) (*ad
 	for _, a := range askAll(ctx, s, s.everyone(), "Connections", req, empty) {
 		from := s.origin(a.node)
 		if a.err != nil {
-			if !a.cannotTell() {
+			if from.pod == "" || !a.cannotTell() {
 				out.Connections = append(out.Connections, &adminv1.Flow{
 					Node: from.node, Pod: from.pod, Verdict: "unknown", Detail: from.its + " did not answer: " + a.err.Error(),
 				})

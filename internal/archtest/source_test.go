@@ -18,28 +18,29 @@ const root = "../.."
 // globals are the package-level variables that stay, and why.
 func globals() map[string]string {
 	return map[string]string{
-		"agent podsDesc":               "a metric's description, never changed",
-		"agent capDesc":                "a metric's description, never changed",
-		"agent certDesc":               "a metric's description, never changed",
-		"bpf hooks":                    "a table, never changed",
-		"bpf reasons":                  "a table, never changed",
-		"controller/admin order":       "a table, never changed",
+		"agent podsDesc":                    "a metric's description, never changed",
+		"agent capDesc":                     "a metric's description, never changed",
+		"agent certDesc":                    "a metric's description, never changed",
+		"api/resource framing":              "a table, never changed",
+		"bpf hooks":                         "a table, never changed",
+		"bpf reasons":                       "a table, never changed",
+		"controller/admin order":            "a table, never changed",
 		"controller/manifest foreignFields": "a table, never changed",
-		"deploy chart":                 "go:embed",
-		"internal/version release":     "set by the linker",
-		"internal/labtest binDir":      "set once by TestMain",
-		"internal/labtest labs":        "numbers the labs of a test binary",
-		"internal/sample bucketBase":   "a constant that Go cannot compute",
-		"lab labName":                  "a compiled literal",
-		"lab variable":                 "a compiled literal",
-		"lab dnsLabel":                 "a compiled literal",
-		"lab dnsSubdomain":             "a compiled literal",
-		"lab serviceCIDR4":             "a constant that Go has no syntax for",
-		"lab serviceCIDR6":             "a constant that Go has no syntax for",
-		"lab kindsWithPods":            "a table, never changed",
-		"test/e2e/cluster files":       "embedded files",
-		"ztunnel/hbone frameSizes":     "a table, never changed",
-		"ztunnel buffers":              "a sync.Pool has no content to see",
+		"deploy chart":                      "go:embed",
+		"internal/version release":          "set by the linker",
+		"internal/labtest binDir":           "set once by TestMain",
+		"internal/labtest labs":             "numbers the labs of a test binary",
+		"internal/sample bucketBase":        "a constant that Go cannot compute",
+		"lab labName":                       "a compiled literal",
+		"lab variable":                      "a compiled literal",
+		"lab dnsLabel":                      "a compiled literal",
+		"lab dnsSubdomain":                  "a compiled literal",
+		"lab serviceCIDR4":                  "a constant that Go has no syntax for",
+		"lab serviceCIDR6":                  "a constant that Go has no syntax for",
+		"lab kindsWithPods":                 "a table, never changed",
+		"test/e2e/cluster files":            "embedded files",
+		"ztunnel/hbone frameSizes":          "a table, never changed",
+		"ztunnel buffers":                   "a sync.Pool has no content to see",
 	}
 }
 
@@ -61,6 +62,10 @@ func inLoops() map[string]string {
 	}
 }
 
+// patterns are the files that may compile regular expressions that are no literals: those that people write in routes.
+// Go's are RE2, without backtracking, and each is bounded before.
+func patterns() map[string]bool { return map[string]bool{"route/values.go": true} }
+
 func TestSourceKeepsTheRules(t *testing.T) {
 	allowed := globals()
 	for _, f := range sources(t) {
@@ -68,6 +73,9 @@ func TestSourceKeepsTheRules(t *testing.T) {
 			t.Error(v)
 		}
 		for _, v := range CheckConstructs(f) {
+			if patterns()[f.Path] && strings.HasSuffix(v, "regular expression that is no literal") {
+				continue
+			}
 			if inLoops()[f.Path] == "" || !strings.HasSuffix(v, "time.After in a loop") {
 				t.Error(v)
 			}

@@ -219,3 +219,18 @@ func askH2(t *testing.T, addr string, fields []hpack.HeaderField) string {
 		}
 	}
 }
+
+func TestAMirrorGetsWhatAnAuthorizerReadFirst(t *testing.T) {
+	copies := &collector{got: make(chan struct{}, 1)}
+	r := newRig(t, echo())
+	r.service("shop/copy", "", copies)
+	r.cfg.External = &asker{answer: func(Question) (Answer, error) { return Answer{Allowed: true}, nil }}
+	r.policies = []*policy.Policy{custom("p", "*", policy.ExternalAuthorizer{Service: "shop/authz", Port: 9000, MaxBodyBytes: 8})}
+	r.route(route.Rule{Backends: to("shop/web"), Filters: route.Filters{Mirrors: []route.Mirror{{Service: "shop/copy", Port: 80}}}}).start()
+	req, _ := http.NewRequest("POST", "http://web.shop/", strings.NewReader("more than eight bytes"))
+	_, body := r.do(r.client(true), req)
+	<-copies.got
+	if saw(t, body).Body != "more than eight bytes" || copies.bodies[0] != "more than eight bytes" {
+		t.Errorf("the backend got %s, the mirror %q", body, copies.bodies)
+	}
+}

@@ -43,6 +43,7 @@ type rig struct {
 	traffic   []*route.TrafficPolicy
 	cfg       Config
 	version   uint64
+	byAddress bool // clients dial the first workload itself
 	dials     atomic.Int64
 }
 
@@ -224,6 +225,10 @@ func (s *screening) Accept() (net.Conn, error) {
 	info := &exchange.Conn{
 		Client: id, ClientAddr: netip.MustParseAddrPort("10.0.9.9:40000"), ClientCert: []byte("a certificate"),
 		Dialled: netip.AddrPortFrom(web.VIPs[0], 80), Service: web, Port: web.Ports[0], TraceID: "0af7651916cd43dd8448eb211c80319c",
+	}
+	if s.r.byAddress {
+		info.Service, info.Port, info.Target = nil, mesh.Port{}, s.r.workloads[0]
+		info.Dialled = netip.AddrPortFrom(info.Target.Addrs[0], 8080)
 	}
 	return &clientConn{s.r.proxy.Screen(c, info), info}, nil
 }

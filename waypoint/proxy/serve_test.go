@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/warren-mesh/warren/policy"
 	"github.com/warren-mesh/warren/route"
 	"github.com/warren-mesh/warren/waypoint/exchange"
 )
@@ -151,5 +152,42 @@ func TestWithRoutesOnlyWhatMatchesPasses(t *testing.T) {
 		if strings.Contains(body, "10.") || strings.Contains(body, "shop/") {
 			t.Errorf("%s: the answer tells too much: %q", row.path, body)
 		}
+	}
+}
+
+func TestThePortSaysWhatTheBackendSpeaks(t *testing.T) {
+	r := newRig(t, echo())
+	r.service("shop/two", "kubernetes.io/h2c", echo())
+	r.service("shop/one", "http", echo())
+	r.route(
+		route.Rule{Matches: []route.Match{{Path: "/two"}}, Backends: to("shop/two")},
+		route.Rule{Matches: []route.Match{{Path: "/one"}}, Backends: to("shop/one")},
+	).start()
+	for path, want := range map[string]string{"/two": "HTTP/2.0", "/one": "HTTP/1.1"} {
+		for _, http2 := range []bool{false, true} {
+			req, _ := http.NewRequest("PUT", "http://web.shop"+path, strings.NewReader("x"))
+			_, body := r.do(r.client(http2), req)
+			if s := saw(t, body); s.Proto != want || s.Body != "x" || s.Host != "web.shop" {
+				t.Errorf("%s by HTTP/2 %t: %+v", path, http2, s)
+			}
+		}
+	}
+}
+
+func TestAWorkloadCanBeDialledByItsOwnAddress(t *testing.T) {
+	r := newRig(t, echo())
+	r.workloads[0].Policies = []string{"shop/p"}
+	r.policies = []*policy.Policy{{Namespace: "shop", Name: "p", Action: policy.Deny,
+		Rules: []policy.Rule{{To: []policy.Operation{{Paths: []string{"/no"}}}}}}}
+	r.byAddress = true
+	r.start()
+	if res, body := r.get("/yes"); res.StatusCode != 200 || saw(t, body).URI != "/yes" {
+		t.Errorf("%d %q", res.StatusCode, body)
+	}
+	if rec := r.record(); rec.Outcome != exchange.Answered || rec.Backend != "" || rec.Tries[0].Endpoint != r.workloads[0] {
+		t.Errorf("record: %+v", rec)
+	}
+	if res, _ := r.get("/no"); res.StatusCode != 403 {
+		t.Errorf("what its policy denies got %d", res.StatusCode)
 	}
 }

@@ -283,7 +283,7 @@ func TestAnAnswerBeforeTheBodysEndArrives(t *testing.T) {
 		_, _ = q.Body.Read(make([]byte, 4))                  // so that the waypoint waits for more
 		w.WriteHeader(http.StatusUnauthorized)
 	})).start()
-	for _, framing := range []string{"Content-Length: 1000000\r\n\r\nonly this", "Transfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n"} {
+	for _, framing := range []string{"Content-Length: 1000000\r\n\r\nonly this", "Transfer-Encoding: chunked\r\n\r\n3e8\r\nonly this"} {
 		c, in := r.raw("POST / HTTP/1.1\r\nHost: web.shop\r\n" + framing)
 		res, err := http.ReadResponse(in, nil)
 		if err != nil || res.StatusCode != http.StatusUnauthorized {
