@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -68,6 +69,11 @@ func TestNothingIsLeftOfAMeshThatLeaves(t *testing.T) {
 	})
 	if _, err := w.dynamic.Resource(classes()).Get(ctx, Class, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the class is there: %v", err)
+	}
+	w.edit("waypoint", func(gw *gatewayv1.Gateway) { gw.Labels = map[string]string{"touched": "yes"} })
+	time.Sleep(300 * time.Millisecond) // for what must not happen there is nothing to wait for
+	if d, err := w.client.AppsV1().Deployments(shop).Get(ctx, "waypoint", metav1.GetOptions{}); err == nil {
+		t.Errorf("while the mesh leaves a Deployment is made: %v", d.Name)
 	}
 	w.leaving.Store(false) // and it comes back
 	w.deployment("waypoint")

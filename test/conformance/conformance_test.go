@@ -39,9 +39,10 @@ func TestConformance(t *testing.T) {
 		t.Skip("WARREN_CONFORMANCE_VERSION is not set: make conformance brings up a cluster, and runs this on it")
 	}
 	opts := conformance.DefaultOptions(t)
-	opts.NamespaceLabels = map[string]string{inMesh: "enabled"}
-	if os.Getenv("WARREN_CONFORMANCE_WAYPOINTS") != "none" {
-		opts.NamespaceLabels[useWaypoint] = waypoint
+	opts.NamespaceLabels = map[string]string{inMesh: "enabled", useWaypoint: waypoint}
+	if os.Getenv("WARREN_CONFORMANCE_WAYPOINTS") == "none" {
+		opts.NamespaceLabels[useWaypoint] = "none"
+	} else {
 		for _, namespace := range []string{suite.MeshNamespace, suite.MeshConsumerNamespace} {
 			makeWaypoint(t, opts.Client, namespace, opts.NamespaceLabels)
 		}

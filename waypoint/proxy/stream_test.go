@@ -283,14 +283,14 @@ func TestAnAnswerBeforeTheBodysEndArrives(t *testing.T) {
 		_, _ = q.Body.Read(make([]byte, 4))                  // so that the waypoint waits for more
 		w.WriteHeader(http.StatusUnauthorized)
 	})).start()
-	for _, framing := range []string{"Content-Length: 1000000\r\n\r\nonly this", "Transfer-Encoding: chunked\r\n\r\n3e8\r\nonly this"} {
+	for _, framing := range []string{"Content-Length: 1000000\r\n\r\nonly this", "Transfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n"} {
 		c, in := r.raw("POST / HTTP/1.1\r\nHost: web.shop\r\n" + framing)
 		res, err := http.ReadResponse(in, nil)
 		if err != nil || res.StatusCode != http.StatusUnauthorized {
 			t.Fatalf("%v, %v", res, err)
 		}
 		began := time.Now()
-		time.AfterFunc(lingerTime+200*time.Millisecond, func() { _, _ = io.WriteString(c, "GET /smuggled HTTP/1.1\r\nHost: w\r\n\r\n") })
+		time.AfterFunc(lingerTime+200*time.Millisecond, func() { _, _ = io.WriteString(c, "3e8\r\nGET /smuggled HTTP/1.1\r\nHost: w\r\n\r\n") })
 		more, err := io.ReadAll(in)
 		if took := time.Since(began); took > 5*time.Second || strings.Contains(string(more), "HTTP/1.1") {
 			t.Errorf("the connection stayed open for %s, %q, %v", took, more, err)
