@@ -83,7 +83,8 @@ func (r *replica) left(c *Controller) (text string, all bool) {
 	agents, late := 0, []string(nil)
 	for _, o := range r.cluster.Pods() {
 		spec := o.Spec.(*manifest.Pod)
-		if o.Namespace != r.kube.Namespace || spec.Spec.ServiceAccountName != r.kube.AgentServiceAccount || spec.Status.Phase != "Running" {
+		if o.Namespace != r.kube.Namespace || spec.Spec.ServiceAccountName != r.kube.AgentServiceAccount ||
+			spec.Status.Phase != "Running" {
 			continue
 		}
 		if agents++; !done[spec.Spec.NodeName] {

@@ -114,19 +114,21 @@ func objects(t *testing.T, rendered string) map[string]map[string]any {
 // TestSettingsAreChecked: an unknown or senseless setting is an error, not ignored.
 func TestSettingsAreChecked(t *testing.T) {
 	for values, want := range map[string]string{
-		"agnet: {}":                              "agnet",
-		"agent: {drainTimeout: soon}":            "drainTimeout",
-		"agent: {maxUnavailable: 0}":             "maxUnavailable",
-		"agent: {maxUnavailable: 0%}":            "maxUnavailable",
-		"controller: {replicas: 0}":              "replicas",
-		"image: {pullPolicy: Sometimes}":         "pullPolicy",
-		"image: {registry: 'ghcr.io/x/'}":        "registry",
-		"trustDomain: Cluster.Local":             "trustDomain",
-		"log: {level: loud}":                     "level",
-		"networkPolicy: {nodeCIDRs: [tenslash]}": "nodeCIDRs",
-		"waypoint: {replicas: 0}":                "replicas",
-		"waypoint: {drainTimeout: 30}":           "drainTimeout",
-		"waypoint: {args: [rm]}":                 "args",
+		"agnet: {}":                               "agnet",
+		"agent: {drainTimeout: soon}":             "drainTimeout",
+		"agent: {maxUnavailable: 0}":              "maxUnavailable",
+		"agent: {maxUnavailable: 0%}":             "maxUnavailable",
+		"controller: {replicas: 0}":               "replicas",
+		"image: {pullPolicy: Sometimes}":          "pullPolicy",
+		"image: {registry: 'ghcr.io/x/'}":         "registry",
+		"trustDomain: Cluster.Local":              "trustDomain",
+		"log: {level: loud}":                      "level",
+		"networkPolicy: {nodeCIDRs: [tenslash]}":  "nodeCIDRs",
+		"waypoint: {replicas: 0}":                 "replicas",
+		"waypoint: {drainTimeout: 30}":            "drainTimeout",
+		"waypoint: {args: [rm]}":                  "args",
+		"waypoint: {tracing: {ratio: 2}}":         "ratio",
+		"waypoint: {tracing: {protocol: zipkin}}": "protocol",
 	} {
 		_, err := tryRender(values)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {

@@ -100,12 +100,8 @@ func (s *streams) ask(info *exchange.Conn, tried []netip.AddrPort) upstream.Ask 
 
 // allowed decides a connection that nobody reads, now and whenever the world changes.
 func (s *streams) allowed(c *clientConn, to upstream.Endpoint, rec *exchange.Record) error {
-	targets := []string{"Gateway " + s.w.cfg.Gateway}
-	if c.info.Service != nil {
-		targets = append(targets, "Service "+c.info.Service.FullName())
-	}
 	decide := func(w *exchange.World) policy.Decision {
-		t := policy.Target{Targets: targets}
+		t := policy.Target{Targets: w.Targets(s.w.cfg.Gateway, c.info)}
 		if to.Workload != nil {
 			self := w.Mesh.Workload(to.Workload.UID)
 			if self == nil {

@@ -70,6 +70,9 @@ func (c *clientConn) linger() {
 // maxLinger bounds what is read of a client that goes on sending, bytes.
 const maxLinger = 256 << 10
 
+// Abort ends the connection as a RST does: what was written before is not all there was to say.
+func (c *clientConn) Abort() { c.stream.Reset(hbone.CodeConnect) }
+
 // CloseWrite says that nothing more comes.
 func (c *clientConn) CloseWrite() error { return c.stream.CloseWrite() }
 

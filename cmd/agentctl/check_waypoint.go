@@ -60,7 +60,8 @@ func (a *app) waypointChecks(ctx context.Context) []section {
 func waypointSection(list []cluster.Waypoint, err error) section {
 	s := section{Name: "kubernetes-waypoints"}
 	if err != nil {
-		s.expect("waypoints can be read", checkWarn, "your user needs to list gateways, deployments, namespaces, services and pods", err.Error())
+		s.expect("waypoints can be read", checkWarn,
+			"your user needs to list gateways, deployments, namespaces, services and pods", err.Error())
 		return s
 	}
 	var refused, unready, few []string
@@ -76,7 +77,9 @@ func waypointSection(list []cluster.Waypoint, err error) section {
 		}
 	}
 	s.expect("every waypoint's Gateway is accepted", checkFail, "correct it; what it asked for before goes on running", refused...)
-	s.expect("every waypoint is programmed", checkFail, "connections to what uses it are refused; see why: agentctl waypoint status", unready...)
-	s.expect("every pod of every waypoint is ready", checkWarn, "the others do its work; see why: agentctl waypoint status", few...)
+	s.expect("every waypoint is programmed", checkFail,
+		"connections to what uses it are refused; see why: agentctl waypoint status", unready...)
+	s.expect("every pod of every waypoint is ready", checkWarn,
+		"the others do its work; see why: agentctl waypoint status", few...)
 	return s
 }

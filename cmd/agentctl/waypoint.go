@@ -62,13 +62,16 @@ func (a *app) addWaypointFlags(cmd *cobra.Command, w *waypointFlags) {
 func (w *waypointFlags) gateway() (map[string]any, error) {
 	for flag, value := range map[string]string{"--name": w.name, "--namespace": w.namespace} {
 		if !isLabel(value) {
-			return nil, usagef("use lower-case letters, digits and dashes, a letter first, at most 63", "%s: %q cannot be a name", flag, value)
+			return nil, usagef("use lower-case letters, digits and dashes, a letter first, at most 63",
+				"%s: %q cannot be a name", flag, value)
 		}
 	}
-	meta := map[string]any{"name": w.name, "namespace": w.namespace, "labels": map[string]any{cluster.WaypointFor: w.traffic.value}}
+	meta := map[string]any{"name": w.name, "namespace": w.namespace,
+		"labels": map[string]any{cluster.WaypointFor: w.traffic.value}}
 	if w.replicas != "" {
 		if !goodReplicas(w.replicas) {
-			return nil, usagef(`write a number such as 3, or a range such as 2-10, up to 1000`, "--replicas: %q is not a number of pods", w.replicas)
+			return nil, usagef("write a number such as 3, or a range such as 2-10, up to 1000",
+				"--replicas: %q is not a number of pods", w.replicas)
 		}
 		meta["annotations"] = map[string]any{cluster.WaypointReplicas: w.replicas}
 	}
@@ -102,7 +105,8 @@ func (a *app) waypointGenerate() *cobra.Command {
 	var w waypointFlags
 	cmd := &cobra.Command{
 		Use: "generate", Short: "Print the Gateway of a waypoint",
-		Long: "Print the Gateway of a waypoint as YAML, for kubectl apply, a repository or a lab's folder of manifests. No cluster is asked.",
+		Long: "Print the Gateway of a waypoint as YAML, for kubectl apply, a repository or a lab's folder of manifests.\n" +
+			"No cluster is asked.",
 		Example: `  agentctl waypoint generate -n shop | kubectl apply -f -
   agentctl waypoint generate -n shop --for service --replicas 3 > waypoint.yaml`,
 		Args: exactArgs(),
@@ -141,21 +145,10 @@ the namespace goes through it from then on: the label is set once it is ready, s
 	f.BoolVar(&wait, "wait", true, "wait until it is ready")
 	f.DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		gateway, err := w.gateway()
+		c, err := a.applyGateway(cmd.Context(), w)
 		if err != nil {
 			return err
 		}
-		c, err := a.waypointCluster()
-		if err != nil {
-			return err
-		}
-		if err := a.checkGatewayAPI(cmd.Context(), c); err != nil {
-			return err
-		}
-		if err := c.ApplyGateway(cmd.Context(), gateway); err != nil {
-			return a.explainKube(c, err)
-		}
-		a.printf("applied Gateway %s/%s\n", w.namespace, w.name)
 		if wait {
 			if err := a.waitWaypoint(cmd.Context(), c, w.namespace, w.name, timeout); err != nil {
 				return err
@@ -164,6 +157,26 @@ the namespace goes through it from then on: the label is set once it is ready, s
 		return a.finishApply(cmd.Context(), c, w, enroll)
 	}
 	return cmd
+}
+
+// applyGateway writes the Gateway to the cluster of the kubeconfig, which it returns.
+func (a *app) applyGateway(ctx context.Context, w waypointFlags) (*cluster.Cluster, error) {
+	gateway, err := w.gateway()
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.waypointCluster()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.checkGatewayAPI(ctx, c); err != nil {
+		return nil, err
+	}
+	if err := c.ApplyGateway(ctx, gateway); err != nil {
+		return nil, a.explainKube(c, err)
+	}
+	a.printf("applied Gateway %s/%s\n", w.namespace, w.name)
+	return c, nil
 }
 
 // finishApply makes the namespace use the waypoint, or says how.
@@ -202,7 +215,8 @@ func (a *app) checkGatewayAPI(ctx context.Context, c *cluster.Cluster) error {
 }
 
 // gatewayAPICommand installs the CRDs of the Gateway API, of the release that this version is tested with.
-const gatewayAPICommand = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml"
+const gatewayAPICommand = "kubectl apply --server-side -f " +
+	"https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml"
 
 func (a *app) explainWaypoints(c *cluster.Cluster, err error) error {
 	if errors.Is(err, cluster.ErrNoGatewayAPI) {
@@ -236,14 +250,17 @@ func (a *app) waitWaypoint(ctx context.Context, c *cluster.Cluster, namespace, n
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return &failure{text: fmt.Sprintf("waypoint %s/%s is not ready after %s: %s", namespace, name, timeout, said), err: context.DeadlineExceeded,
-				hint: fmt.Sprintf("look at its pods: kubectl -n %s describe pods -l gateway.networking.k8s.io/gateway-name=%s; it goes on by itself", namespace, name)}
+			return &failure{text: fmt.Sprintf("waypoint %s/%s is not ready after %s: %s", namespace, name, timeout, said),
+				hint: fmt.Sprintf("look at its pods: kubectl -n %s describe pods -l gateway.networking.k8s.io/gateway-name=%s; "+
+					"it goes on by itself", namespace, name), err: context.DeadlineExceeded}
 		}
 	}
 }
 
 // lookAtWaypoint reads a waypoint, and how far it is in words.
-func (a *app) lookAtWaypoint(ctx context.Context, c *cluster.Cluster, namespace, name string) (w cluster.Waypoint, text string, err error) {
+func (a *app) lookAtWaypoint(
+	ctx context.Context, c *cluster.Cluster, namespace, name string,
+) (w cluster.Waypoint, text string, err error) {
 	list, err := c.Waypoints(ctx, namespace)
 	if err != nil {
 		return w, "", err

@@ -122,13 +122,16 @@ func messageOf(w cluster.Waypoint) string {
 	return w.Programmed.Message
 }
 
+// podOf names the Gateway that a waypoint's pod belongs to.
+func podOf(w *adminv1.WaypointStatus) (namespace, name string) { return w.Namespace, w.Gateway }
+
 // listPods is the list where there are no Gateways to read: what the controller knows of waypoints' pods.
 func (a *app) listPods(cmd *cobra.Command, f filter, output *choice) error {
 	reply, err := ask(cmd.Context(), a, adminv1.AdminClient.Status, &adminv1.StatusRequest{})
 	if err != nil {
 		return err
 	}
-	reply.Waypoints = keep(f, reply.Waypoints, func(w *adminv1.WaypointStatus) (string, string) { return w.Namespace, w.Gateway })
+	reply.Waypoints = keep(f, reply.Waypoints, podOf)
 	if output.machine() {
 		return a.emit(output.value, &adminv1.StatusReply{Waypoints: reply.Waypoints})
 	}
@@ -138,7 +141,10 @@ func (a *app) listPods(cmd *cobra.Command, f filter, output *choice) error {
 	t := table{header: []string{"NAMESPACE", "NAME", "CONNECTED"}}
 	for i := 0; i < len(reply.Waypoints); {
 		first, connected, all := reply.Waypoints[i], 0, 0
-		for ; i < len(reply.Waypoints) && reply.Waypoints[i].Namespace == first.Namespace && reply.Waypoints[i].Gateway == first.Gateway; i++ {
+		same := func(w *adminv1.WaypointStatus) bool {
+			return w.Namespace == first.Namespace && w.Gateway == first.Gateway
+		}
+		for ; i < len(reply.Waypoints) && same(reply.Waypoints[i]); i++ {
 			if all++; reply.Waypoints[i].Connected {
 				connected++
 			}
@@ -165,29 +171,33 @@ controller, and what it has to do. Exits with 3 if a waypoint is not programmed.
 		if err != nil {
 			return err
 		}
-		well := true
-		if a.onKubernetes(cmd.Context()) {
-			list, err := a.waypoints(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			if len(list) == 0 {
-				return a.nothing(f, cmd, "waypoints")
-			}
-			for _, w := range list {
-				well = well && w.Programmed.OK()
-				a.describeWaypoint(cmd.Context(), w)
-			}
-		}
-		if err := a.waypointPods(cmd, f, output.wide()); err != nil {
-			return err
-		}
-		if !well {
-			return errNo
-		}
-		return nil
+		return a.showWaypoints(cmd, f, output.wide())
 	}
 	return cmd
+}
+
+func (a *app) showWaypoints(cmd *cobra.Command, f filter, wide bool) error {
+	well := true
+	if a.onKubernetes(cmd.Context()) {
+		list, err := a.waypoints(cmd.Context(), f)
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 {
+			return a.nothing(f, cmd, "waypoints")
+		}
+		for _, w := range list {
+			well = well && w.Programmed.OK()
+			a.describeWaypoint(cmd.Context(), w)
+		}
+	}
+	if err := a.waypointPods(cmd, f, wide); err != nil {
+		return err
+	}
+	if !well {
+		return errNo
+	}
+	return nil
 }
 
 func (a *app) describeWaypoint(ctx context.Context, w cluster.Waypoint) {
@@ -226,7 +236,7 @@ func (a *app) waypointPods(cmd *cobra.Command, f filter, wide bool) error {
 	if err != nil {
 		return err
 	}
-	reply.Waypoints = keep(f, reply.Waypoints, func(w *adminv1.WaypointStatus) (string, string) { return w.Namespace, w.Gateway })
+	reply.Waypoints = keep(f, reply.Waypoints, podOf)
 	if len(reply.Waypoints) == 0 {
 		return a.nothing(f, cmd, "pods of waypoints that the controller knows")
 	}
@@ -293,7 +303,8 @@ func (a *app) deleteWaypoints(ctx context.Context, doomed []cluster.Waypoint, ye
 	for _, w := range doomed {
 		if len(w.UsedBy) > 0 {
 			used = true
-			a.printf("waypoint %s/%s is used by %s: connections to them will be refused\n", w.Namespace, w.Name, clean(strings.Join(w.UsedBy, ", ")))
+			a.printf("waypoint %s/%s is used by %s: connections to them will be refused\n",
+				w.Namespace, w.Name, clean(strings.Join(w.UsedBy, ", ")))
 		}
 	}
 	if used && !yes {
@@ -301,7 +312,8 @@ func (a *app) deleteWaypoints(ctx context.Context, doomed []cluster.Waypoint, ye
 		line, _ := bufio.NewReader(a.stdin).ReadString('\n')
 		if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" && answer != "yes" {
 			a.printf("\n")
-			return usagef("take the labels away first: kubectl label namespace NAME "+cluster.UseWaypoint+"-; to go on without being asked: --yes", "nothing was deleted")
+			return usagef("take the labels away first: kubectl label namespace NAME "+cluster.UseWaypoint+
+				"-; to go on without being asked: --yes", "nothing was deleted")
 		}
 	}
 	if len(doomed) == 0 {

@@ -41,7 +41,9 @@ type kindAPI[T metav1.Object, A any] interface {
 }
 
 // objectOf puts one object's client, cache and wanted content together. cached may be nil: then the API server is asked.
-func objectOf[T metav1.Object, A any](w *want, kind, name string, client kindAPI[T, A], cached func(string) (T, error), config A) object {
+func objectOf[T metav1.Object, A any](
+	w *want, kind, name string, client kindAPI[T, A], cached func(string) (T, error), config A,
+) object {
 	live := func(ctx context.Context) (metav1.Object, error) { return client.Get(ctx, name, metav1.GetOptions{}) }
 	o := object{
 		kind: kind, namespace: w.key.Namespace, name: name, digest: digest(config), live: live,
@@ -87,9 +89,11 @@ func stamp(digest string, o metav1.Object) string {
 func (m *Manager) objects(w *want, deployment *appsac.DeploymentApplyConfiguration) []object {
 	ns, c, l := w.key.Namespace, m.cfg.Client, m.listers
 	list := []object{
-		objectOf(w, "ServiceAccount", w.key.Name, c.CoreV1().ServiceAccounts(ns), l.accounts.ServiceAccounts(ns).Get, w.serviceAccount()),
+		objectOf(w, "ServiceAccount", w.key.Name, c.CoreV1().ServiceAccounts(ns), l.accounts.ServiceAccounts(ns).Get,
+			w.serviceAccount()),
 		objectOf(w, "Service", w.key.Name, c.CoreV1().Services(ns), l.services.Services(ns).Get, w.service()),
-		objectOf(w, "PodDisruptionBudget", w.key.Name, c.PolicyV1().PodDisruptionBudgets(ns), l.budgets.PodDisruptionBudgets(ns).Get, w.budget()),
+		objectOf(w, "PodDisruptionBudget", w.key.Name, c.PolicyV1().PodDisruptionBudgets(ns),
+			l.budgets.PodDisruptionBudgets(ns).Get, w.budget()),
 		objectOf(w, "Deployment", w.key.Name, c.AppsV1().Deployments(ns), l.deployments.Deployments(ns).Get, deployment),
 	}
 	if ns != m.cfg.Namespace { // the mesh's own namespace has the ConfigMap anyway
@@ -131,7 +135,8 @@ func (m *Manager) put(ctx context.Context, w *want) error {
 	if err != nil || !ownedBy(have, w.uid) {
 		return nil
 	}
-	err = m.cfg.Client.AutoscalingV2().HorizontalPodAutoscalers(w.key.Namespace).Delete(ctx, w.key.Name, metav1.DeleteOptions{})
+	api := m.cfg.Client.AutoscalingV2().HorizontalPodAutoscalers(w.key.Namespace)
+	err = api.Delete(ctx, w.key.Name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete HorizontalPodAutoscaler %s: %w", w.key, err)
 	}
@@ -170,7 +175,8 @@ func taken(w *want, o object, have metav1.Object) error {
 	if c := metav1.GetControllerOf(have); c != nil && c.Kind == "Gateway" && c.Name == w.key.Name {
 		whose = "it is an earlier Gateway's of this name, and goes by itself"
 	}
-	return fmt.Errorf("%w: there is a %s %s/%s already, and %s; rename or delete one of them", errTaken, o.kind, o.namespace, o.name, whose)
+	return fmt.Errorf("%w: there is a %s %s/%s already, and %s; rename or delete one of them",
+		errTaken, o.kind, o.namespace, o.name, whose)
 }
 
 // handover is who owns a Deployment's replicas between the time that they were ours and the autoscaler's first word.
@@ -195,7 +201,8 @@ func (m *Manager) scaled(ctx context.Context, w *want) (*appsac.DeploymentApplyC
 	if !ownedBy(have, w.uid) || !writesReplicas(have) || have.Spec.Replicas == nil {
 		return config, nil
 	}
-	give := appsac.Deployment(w.key.Name, w.key.Namespace).WithSpec(appsac.DeploymentSpec().WithReplicas(*have.Spec.Replicas))
+	give := appsac.Deployment(w.key.Name, w.key.Namespace).
+		WithSpec(appsac.DeploymentSpec().WithReplicas(*have.Spec.Replicas))
 	if _, err := api.Apply(ctx, give, metav1.ApplyOptions{FieldManager: handover, Force: true}); err != nil {
 		return nil, fmt.Errorf("hand the replicas of Deployment %s to its autoscaler: %w", w.key, err)
 	}

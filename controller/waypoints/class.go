@@ -44,10 +44,12 @@ func (m *Manager) putClass(ctx context.Context) error {
 		return fmt.Errorf("GatewayClass %s: %w", Class, err)
 	}
 	if class.Spec.ControllerName != ControllerName {
-		return fmt.Errorf("GatewayClass %s is of controller %q, not %q: delete it, and it is made anew", Class, class.Spec.ControllerName, ControllerName)
+		return fmt.Errorf("GatewayClass %s is of controller %q, not %q: delete it, and it is made anew",
+			Class, class.Spec.ControllerName, ControllerName)
 	}
 	accepted := metav1.Condition{Type: string(gatewayv1.GatewayClassConditionStatusAccepted), Status: metav1.ConditionTrue,
-		Reason: string(gatewayv1.GatewayClassReasonAccepted), Message: "Gateways of this class are waypoints", ObservedGeneration: class.Generation}
+		Reason: string(gatewayv1.GatewayClassReasonAccepted), Message: "Gateways of this class are waypoints",
+		ObservedGeneration: class.Generation}
 	same := slices.Equal(class.Status.SupportedFeatures, supportedFeatures())
 	if !meta.SetStatusCondition(&class.Status.Conditions, accepted) && same {
 		return nil

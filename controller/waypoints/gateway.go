@@ -39,13 +39,16 @@ const (
 func read(gw *gatewayv1.Gateway, t Template) (want, *refusal) {
 	w := want{key: types.NamespacedName{Namespace: gw.Namespace, Name: gw.Name}, uid: gw.UID}
 	if bad := validation.IsDNS1035Label(gw.Name); len(bad) > 0 {
-		return w, &refusal{gatewayv1.GatewayReasonInvalidParameters, fmt.Sprintf("its name %q cannot be a Service's: %s", gw.Name, bad[0])}
+		return w, &refusal{gatewayv1.GatewayReasonInvalidParameters,
+			fmt.Sprintf("its name %q cannot be a Service's: %s", gw.Name, bad[0])}
 	}
 	if len(gw.Spec.Addresses) > 0 {
-		return w, &refusal{gatewayv1.GatewayReasonUnsupportedAddress, "spec.addresses: a waypoint's address is its Service's; leave this out"}
+		return w, &refusal{gatewayv1.GatewayReasonUnsupportedAddress,
+			"spec.addresses: a waypoint's address is its Service's; leave this out"}
 	}
 	if f, set := gw.Labels[LabelFor]; set && !slices.Contains([]string{"all", "service", "workload"}, f) {
-		return w, &refusal{gatewayv1.GatewayReasonInvalidParameters, fmt.Sprintf(`its label %s must be "all", "service" or "workload", not %q`, LabelFor, f)}
+		return w, &refusal{gatewayv1.GatewayReasonInvalidParameters,
+			fmt.Sprintf(`its label %s must be "all", "service" or "workload", not %q`, LabelFor, f)}
 	}
 	if !slices.ContainsFunc(gw.Spec.Listeners, func(l gatewayv1.Listener) bool { return listenerFault(l) == "" }) {
 		return w, &refusal{gatewayv1.GatewayReasonListenersNotValid,
@@ -53,7 +56,8 @@ func read(gw *gatewayv1.Gateway, t Template) (want, *refusal) {
 	}
 	if i := gw.Spec.Infrastructure; i != nil {
 		if i.ParametersRef != nil {
-			return w, &refusal{gatewayv1.GatewayReasonInvalidParameters, "spec.infrastructure.parametersRef is not supported: use the annotation " + AnnotationReplicas}
+			return w, &refusal{gatewayv1.GatewayReasonInvalidParameters,
+				"spec.infrastructure.parametersRef is not supported: use the annotation " + AnnotationReplicas}
 		}
 		w.labels, w.annotations = labels(i.Labels), annotations(i.Annotations)
 	}
@@ -98,7 +102,8 @@ func (w *want) scale(annotations map[string]string, t Template) *refusal {
 		}
 		if bad || ranged && w.max < n {
 			return &refusal{gatewayv1.GatewayReasonInvalidParameters,
-				fmt.Sprintf(`its annotation %s must be a number such as "3", or a range such as "2-10", up to %d; it is %q`, AnnotationReplicas, maxReplicas, text)}
+				fmt.Sprintf(`its annotation %s must be a number such as "3", or a range such as "2-10", up to %d; it is %q`,
+					AnnotationReplicas, maxReplicas, text)}
 		}
 		w.replicas = n
 	}
@@ -107,7 +112,8 @@ func (w *want) scale(annotations map[string]string, t Template) *refusal {
 		n, err := strconv.ParseInt(text, 10, 32)
 		if err != nil || n < 1 || n > 1000 || w.max == 0 {
 			return &refusal{gatewayv1.GatewayReasonInvalidParameters,
-				fmt.Sprintf(`its annotation %s must be percent of the requested CPU, 1 to 1000, beside a range in %s; it is %q`, AnnotationTargetCPU, AnnotationReplicas, text)}
+				fmt.Sprintf(`its annotation %s must be percent of the requested CPU, 1 to 1000, beside a range in %s; it is %q`,
+					AnnotationTargetCPU, AnnotationReplicas, text)}
 		}
 		w.cpu = int32(n)
 	}

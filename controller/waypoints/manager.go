@@ -34,8 +34,11 @@ const (
 	forgetEvery = 10 * time.Minute
 	// apiEvery is how often it is asked whether the API server knows Gateways, until it does.
 	apiEvery = 5 * time.Second
-	// lookEvery is how often routes are counted.
+	// lookEvery is how often it is looked whether a mesh that was leaving stays after all.
 	lookEvery = time.Second
+	// A Gateway whose objects cannot be written is tried again after retryFirst, then later, and at last every retryMost.
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 30 * time.Second
 )
 
 // Manager runs waypoints while its controller leads. It runs once.
@@ -54,9 +57,6 @@ type Manager struct {
 
 	// removed is set once Remove has been called: if the mesh stays after all, everything is made again.
 	removed atomic.Bool
-
-	mu       sync.Mutex
-	attached map[types.NamespacedName]int32 // as it was written last
 }
 
 type listers struct {
@@ -77,16 +77,18 @@ func New(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		cfg: cfg, applied: map[string]string{}, forgot: time.Now(), attached: map[types.NamespacedName]int32{},
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](100*time.Millisecond, 30*time.Second)),
-		factory: informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-			o.LabelSelector = oursSelector()
-		})),
+		cfg: cfg, applied: map[string]string{}, forgot: time.Now(),
+		queue: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](retryFirst, retryMost)),
+		factory: informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTweakListOptions(
+			func(o *metav1.ListOptions) { o.LabelSelector = oursSelector() })),
 		dynamic: dynamicinformer.NewDynamicSharedInformerFactory(cfg.Dynamic, 0),
 	}
 	m.listers = listers{
-		m.factory.Core().V1().ServiceAccounts().Lister(), m.factory.Core().V1().Services().Lister(), m.factory.Apps().V1().Deployments().Lister(),
-		m.factory.Policy().V1().PodDisruptionBudgets().Lister(), m.factory.Autoscaling().V2().HorizontalPodAutoscalers().Lister(),
+		accounts: m.factory.Core().V1().ServiceAccounts().Lister(), services: m.factory.Core().V1().Services().Lister(),
+		deployments: m.factory.Apps().V1().Deployments().Lister(),
+		budgets:     m.factory.Policy().V1().PodDisruptionBudgets().Lister(),
+		scalers:     m.factory.Autoscaling().V2().HorizontalPodAutoscalers().Lister(),
 	}
 	m.cache = m.dynamic.ForResource(gateways()).Informer()
 	return m, m.handle()
@@ -98,8 +100,9 @@ func oursSelector() string { return managedBy + "=" + managedByUs + "," + LabelC
 // handle makes every change of a Gateway, or of an object that was made for one, a look at that Gateway.
 func (m *Manager) handle() error {
 	children := []cache.SharedIndexInformer{
-		m.factory.Core().V1().ServiceAccounts().Informer(), m.factory.Core().V1().Services().Informer(), m.factory.Apps().V1().Deployments().Informer(),
-		m.factory.Policy().V1().PodDisruptionBudgets().Informer(), m.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer(),
+		m.factory.Core().V1().ServiceAccounts().Informer(), m.factory.Core().V1().Services().Informer(),
+		m.factory.Apps().V1().Deployments().Informer(), m.factory.Policy().V1().PodDisruptionBudgets().Informer(),
+		m.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer(),
 	}
 	watch := func(informer cache.SharedIndexInformer, name func(metav1.Object) string) error {
 		see := func(obj any) {
@@ -110,7 +113,8 @@ func (m *Manager) handle() error {
 				m.queue.Add(types.NamespacedName{Namespace: o.GetNamespace(), Name: name(o)})
 			}
 		}
-		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: see, UpdateFunc: func(_, now any) { see(now) }, DeleteFunc: see})
+		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: see, UpdateFunc: func(_, now any) { see(now) }, DeleteFunc: see})
 		if err != nil {
 			return fmt.Errorf("waypoints: watch: %w", err)
 		}
@@ -174,20 +178,13 @@ func (m *Manager) awaitAPI(ctx context.Context) error {
 func (m *Manager) look(ctx context.Context) {
 	last := time.Time{}
 	for {
-		all := false
 		if !m.cfg.Leaving() && (m.removed.Swap(false) || time.Since(last) > resyncEvery) {
-			all, last = true, time.Now()
+			last = time.Now()
 			if err := m.putClass(ctx); err != nil && ctx.Err() == nil {
 				m.cfg.Log.Warn("cannot write the GatewayClass", "err", err)
 			}
-		}
-		for _, gw := range m.gatewaysOf("") {
-			key := types.NamespacedName{Namespace: gw.Namespace, Name: gw.Name}
-			m.mu.Lock()
-			changed := m.attached[key] != m.cfg.Attached(gw.Namespace, gw.Name)
-			m.mu.Unlock()
-			if all || changed {
-				m.queue.Add(key)
+			for _, gw := range m.gatewaysOf("") {
+				m.queue.Add(types.NamespacedName{Namespace: gw.Namespace, Name: gw.Name})
 			}
 		}
 		if pause(ctx, lookEvery) != nil {
@@ -225,15 +222,12 @@ func (m *Manager) reconcile(ctx context.Context, key types.NamespacedName) error
 	}
 	gw, there := m.gateway(key)
 	if m.cfg.Leaving() || !there || gw.DeletionTimestamp != nil {
-		m.mu.Lock()
-		delete(m.attached, key)
-		m.mu.Unlock()
 		return nil // what it has goes with it
 	}
 	if string(gw.Spec.GatewayClassName) != Class {
 		return m.removeOf(ctx, gw)
 	}
-	o := outcome{attached: m.cfg.Attached(gw.Namespace, gw.Name)}
+	var o outcome
 	var w want
 	if w, o.refused = read(gw, m.cfg.Template); o.refused == nil {
 		if o.failed = errNoImage; m.cfg.Template.Image != "" {
@@ -242,11 +236,6 @@ func (m *Manager) reconcile(ctx context.Context, key types.NamespacedName) error
 	}
 	m.observe(key, gw.UID, &o)
 	err := m.writeStatus(ctx, gw, o.status(gw))
-	if err == nil {
-		m.mu.Lock()
-		m.attached[key] = o.attached
-		m.mu.Unlock()
-	}
 	if errors.Is(o.failed, errNoImage) || errors.Is(o.failed, errTaken) {
 		return err // said on the Gateway; it is looked at again now and then
 	}
@@ -288,7 +277,10 @@ func (m *Manager) gateway(key types.NamespacedName) (*gatewayv1.Gateway, bool) {
 func (m *Manager) gatewaysOf(namespace string) (out []*gatewayv1.Gateway) {
 	for _, obj := range m.cache.GetIndexer().List() {
 		gw, err := gatewayOf(obj)
-		if err == nil && string(gw.Spec.GatewayClassName) == Class && gw.DeletionTimestamp == nil && (namespace == "" || gw.Namespace == namespace) {
+		if err != nil || string(gw.Spec.GatewayClassName) != Class || gw.DeletionTimestamp != nil {
+			continue
+		}
+		if namespace == "" || gw.Namespace == namespace {
 			out = append(out, gw)
 		}
 	}

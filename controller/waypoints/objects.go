@@ -57,26 +57,28 @@ func (w *want) service() *coreac.ServiceApplyConfiguration {
 
 func (w *want) budget() *policyac.PodDisruptionBudgetApplyConfiguration {
 	// Not minAvailable: with one replica that would keep its node from ever being drained.
-	return policyac.PodDisruptionBudget(w.key.Name, w.key.Namespace).WithLabels(w.allLabels()).WithAnnotations(w.annotations).
-		WithOwnerReferences(w.owner()).
+	return policyac.PodDisruptionBudget(w.key.Name, w.key.Namespace).WithLabels(w.allLabels()).
+		WithAnnotations(w.annotations).WithOwnerReferences(w.owner()).
 		WithSpec(policyac.PodDisruptionBudgetSpec().WithMaxUnavailable(intstr.FromInt32(1)).
 			WithSelector(metaac.LabelSelector().WithMatchLabels(w.selector())))
 }
 
 // scaler is asked for if max is set.
 func (w *want) scaler() *autoscalingac.HorizontalPodAutoscalerApplyConfiguration {
+	load := autoscalingac.ResourceMetricSource().WithName(corev1.ResourceCPU).WithTarget(
+		autoscalingac.MetricTarget().WithType(autoscalingv2.UtilizationMetricType).WithAverageUtilization(w.cpu))
 	return autoscalingac.HorizontalPodAutoscaler(w.key.Name, w.key.Namespace).WithLabels(w.allLabels()).
 		WithAnnotations(w.annotations).WithOwnerReferences(w.owner()).
 		WithSpec(autoscalingac.HorizontalPodAutoscalerSpec().WithMinReplicas(w.replicas).WithMaxReplicas(w.max).
-			WithScaleTargetRef(autoscalingac.CrossVersionObjectReference().WithAPIVersion("apps/v1").WithKind("Deployment").WithName(w.key.Name)).
-			WithMetrics(autoscalingac.MetricSpec().WithType(autoscalingv2.ResourceMetricSourceType).
-				WithResource(autoscalingac.ResourceMetricSource().WithName(corev1.ResourceCPU).
-					WithTarget(autoscalingac.MetricTarget().WithType(autoscalingv2.UtilizationMetricType).WithAverageUtilization(w.cpu)))))
+			WithScaleTargetRef(autoscalingac.CrossVersionObjectReference().WithAPIVersion("apps/v1").WithKind("Deployment").
+				WithName(w.key.Name)).
+			WithMetrics(autoscalingac.MetricSpec().WithType(autoscalingv2.ResourceMetricSourceType).WithResource(load)))
 }
 
 // roots belongs to every waypoint of its namespace.
 func (c *Config) roots(namespace string, owners []*metaac.OwnerReferenceApplyConfiguration) *coreac.ConfigMapApplyConfiguration {
-	return coreac.ConfigMap(Roots, namespace).WithLabels(map[string]string{managedBy: managedByUs, partOf: "warren", LabelClass: Class}).
+	return coreac.ConfigMap(Roots, namespace).
+		WithLabels(map[string]string{managedBy: managedByUs, partOf: "warren", LabelClass: Class}).
 		WithOwnerReferences(owners...).WithData(map[string]string{RootsKey: string(c.Roots)})
 }
 
@@ -86,7 +88,8 @@ func (c *Config) deployment(w *want) *appsac.DeploymentApplyConfiguration {
 		WithSelector(metaac.LabelSelector().WithMatchLabels(w.selector())).
 		// The old pod goes once the new one is ready, so that there is never one less.
 		WithStrategy(appsac.DeploymentStrategy().WithType(appsv1.RollingUpdateDeploymentStrategyType).
-			WithRollingUpdate(appsac.RollingUpdateDeployment().WithMaxUnavailable(intstr.FromInt32(0)).WithMaxSurge(intstr.FromInt32(1)))).
+			WithRollingUpdate(appsac.RollingUpdateDeployment().WithMaxUnavailable(intstr.FromInt32(0)).
+				WithMaxSurge(intstr.FromInt32(1)))).
 		WithTemplate(c.pod(w))
 	if w.max == 0 {
 		spec.WithReplicas(w.replicas)
@@ -111,8 +114,9 @@ func (c *Config) pod(w *want) *coreac.PodTemplateSpecApplyConfiguration {
 	spec := coreac.PodSpec().WithServiceAccountName(w.key.Name).WithAutomountServiceAccountToken(false).
 		WithTerminationGracePeriodSeconds(int64(math.Ceil((c.Template.Drain+lameDuck).Seconds()))+5).
 		WithNodeSelector(map[string]string{corev1.LabelOSStable: "linux"}).
-		WithSecurityContext(coreac.PodSecurityContext().WithRunAsNonRoot(true).WithRunAsUser(nonRoot).WithRunAsGroup(nonRoot).
-			WithFSGroup(nonRoot).WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
+		WithSecurityContext(coreac.PodSecurityContext().WithRunAsNonRoot(true).WithRunAsUser(nonRoot).
+			WithRunAsGroup(nonRoot).WithFSGroup(nonRoot).
+			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
 		WithTopologySpreadConstraints(w.spread(corev1.LabelTopologyZone), w.spread(corev1.LabelHostname)).
 		WithContainers(c.container(w)).
 		WithVolumes(
@@ -142,7 +146,8 @@ func (c *Config) container(w *want) *coreac.ContainerApplyConfiguration {
 	port := func(name string, number int32) *coreac.ContainerPortApplyConfiguration {
 		return coreac.ContainerPort().WithName(name).WithContainerPort(number).WithProtocol(corev1.ProtocolTCP)
 	}
-	out := coreac.Container().WithName("waypoint").WithImage(c.Template.Image).WithArgs(c.args(w)...).WithEnv(environment()...).
+	out := coreac.Container().WithName("waypoint").WithImage(c.Template.Image).WithArgs(c.args(w)...).
+		WithEnv(environment()...).
 		WithPorts(port("hbone", PortHBONE), port("metrics", portMetrics), port("health", portHealth)).
 		WithStartupProbe(probe("/healthz", 1, 120, 1)).
 		WithReadinessProbe(probe("/readyz", 2, 2, 2)).
@@ -151,7 +156,8 @@ func (c *Config) container(w *want) *coreac.ContainerApplyConfiguration {
 			WithReadOnlyRootFilesystem(true).WithRunAsNonRoot(true).
 			WithCapabilities(coreac.Capabilities().WithDrop("ALL")).
 			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
-		WithResources(coreac.ResourceRequirements().WithRequests(c.Template.Resources.Requests).WithLimits(c.Template.Resources.Limits)).
+		WithResources(coreac.ResourceRequirements().WithRequests(c.Template.Resources.Requests).
+			WithLimits(c.Template.Resources.Limits)).
 		WithVolumeMounts(
 			coreac.VolumeMount().WithName("state").WithMountPath("/run/warren"),
 			coreac.VolumeMount().WithName("roots").WithMountPath("/etc/warren/roots").WithReadOnly(true),
@@ -170,7 +176,8 @@ func (c *Config) args(w *want) []string {
 		"--controller=" + c.Controller, "--trust-domain=" + c.TrustDomain,
 		"--trust-bundle=/etc/warren/roots/" + RootsKey, "--token-file=/var/run/secrets/warren/token",
 		fmt.Sprintf("--listen=:%d", PortHBONE), fmt.Sprintf("--health-listen=:%d", portHealth),
-		fmt.Sprintf("--metrics-listen=:%d", portMetrics), "--lame-duck=" + lameDuck.String(), "--drain=" + c.Template.Drain.String(),
+		fmt.Sprintf("--metrics-listen=:%d", portMetrics), "--lame-duck=" + lameDuck.String(),
+		"--drain=" + c.Template.Drain.String(),
 	}, c.Template.Args...)
 }
 
@@ -180,7 +187,8 @@ func environment() []*coreac.EnvVarApplyConfiguration {
 			coreac.ObjectFieldSelector().WithAPIVersion("v1").WithFieldPath(path)))
 	}
 	return []*coreac.EnvVarApplyConfiguration{
-		field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"), field("POD_UID", "metadata.uid"),
+		field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"),
+		field("POD_UID", "metadata.uid"),
 		field("NODE_NAME", "spec.nodeName"),
 		// Collect garbage harder rather than be killed at the limit.
 		coreac.EnvVar().WithName("GOMEMLIMIT").WithValueFrom(coreac.EnvVarSource().WithResourceFieldRef(

@@ -120,8 +120,10 @@ func (m *Manager) disown(ctx context.Context) error {
 			continue
 		}
 		status := gatewayv1.GatewayStatus{}
-		for _, kind := range []gatewayv1.GatewayConditionType{gatewayv1.GatewayConditionAccepted, gatewayv1.GatewayConditionProgrammed} {
-			c := metav1.Condition{Type: string(kind), Status: metav1.ConditionUnknown, Reason: string(gatewayv1.GatewayReasonPending), Message: "Waiting for controller"}
+		kinds := []gatewayv1.GatewayConditionType{gatewayv1.GatewayConditionAccepted, gatewayv1.GatewayConditionProgrammed}
+		for _, kind := range kinds {
+			c := metav1.Condition{Type: string(kind), Status: metav1.ConditionUnknown,
+				Reason: string(gatewayv1.GatewayReasonPending), Message: "Waiting for controller"}
 			if old := meta.FindStatusCondition(gw.Status.Conditions, string(kind)); old != nil {
 				status.Conditions = append(status.Conditions, *old)
 			}

@@ -23,7 +23,6 @@ type outcome struct {
 	// ready of wanted pods are ready.
 	ready, wanted int32
 	addresses     []string
-	attached      int32
 }
 
 // reasonTaken is ours; the Gateway API has no word for it.
@@ -105,11 +104,10 @@ func (o *outcome) listener(l gatewayv1.Listener, s *gatewayv1.ListenerStatus, ge
 	fault := listenerFault(l)
 	kinds, unknown := routeKinds(l)
 	s.SupportedKinds = kinds
-	if fault == "" {
-		s.AttachedRoutes = o.attached
-	}
+	s.AttachedRoutes = 0 // routes name the Services whose requests they are for, not the waypoint
 	set := func(kind gatewayv1.ListenerConditionType, ok bool, good, bad gatewayv1.ListenerConditionReason, text string) {
-		c := metav1.Condition{Type: string(kind), Status: metav1.ConditionFalse, Reason: string(bad), Message: clipped(text), ObservedGeneration: generation}
+		c := metav1.Condition{Type: string(kind), Status: metav1.ConditionFalse, Reason: string(bad), Message: clipped(text),
+			ObservedGeneration: generation}
 		if ok {
 			c.Status, c.Reason, c.Message = metav1.ConditionTrue, string(good), ""
 		}
@@ -124,14 +122,16 @@ func (o *outcome) listener(l gatewayv1.Listener, s *gatewayv1.ListenerStatus, ge
 	}
 	p := o.programmed()
 	set(gatewayv1.ListenerConditionAccepted, fault == "", gatewayv1.ListenerReasonAccepted, refusedAs, fault)
-	set(gatewayv1.ListenerConditionResolvedRefs, unknown == "", gatewayv1.ListenerReasonResolvedRefs, gatewayv1.ListenerReasonInvalidRouteKinds,
-		"allowedRoutes.kinds: "+unknown)
+	set(gatewayv1.ListenerConditionResolvedRefs, unknown == "", gatewayv1.ListenerReasonResolvedRefs,
+		gatewayv1.ListenerReasonInvalidRouteKinds, "allowedRoutes.kinds: "+unknown)
 	text, reason := p.Message, gatewayv1.ListenerReasonPending
 	if fault != "" {
 		text, reason = fault, gatewayv1.ListenerReasonInvalid
 	}
-	set(gatewayv1.ListenerConditionProgrammed, fault == "" && p.Status == metav1.ConditionTrue, gatewayv1.ListenerReasonProgrammed, reason, text)
-	meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: string(gatewayv1.ListenerConditionConflicted), Status: metav1.ConditionFalse,
+	set(gatewayv1.ListenerConditionProgrammed, fault == "" && p.Status == metav1.ConditionTrue,
+		gatewayv1.ListenerReasonProgrammed, reason, text)
+	meta.SetStatusCondition(&s.Conditions, metav1.Condition{
+		Type: string(gatewayv1.ListenerConditionConflicted), Status: metav1.ConditionFalse,
 		Reason: string(gatewayv1.ListenerReasonNoConflicts), ObservedGeneration: generation})
 }
 
@@ -172,7 +172,8 @@ func (m *Manager) writeStatus(ctx context.Context, gw *gatewayv1.Gateway, status
 	}
 	u := &unstructured.Unstructured{Object: raw}
 	u.SetGroupVersionKind(group().WithKind("Gateway"))
-	_, err = m.cfg.Dynamic.Resource(gateways()).Namespace(gw.Namespace).UpdateStatus(ctx, u, metav1.UpdateOptions{FieldManager: manager})
+	api := m.cfg.Dynamic.Resource(gateways()).Namespace(gw.Namespace)
+	_, err = api.UpdateStatus(ctx, u, metav1.UpdateOptions{FieldManager: manager})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write the status of Gateway %s/%s: %w", gw.Namespace, gw.Name, err)
 	}

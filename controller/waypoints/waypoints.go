@@ -75,7 +75,7 @@ type Template struct {
 	Args []string
 }
 
-// Config says whose waypoints are run. Client, Dynamic, Namespace, TrustDomain, Roots and Log must be set.
+// Config says whose waypoints are run. All but Leaving and Template must be set.
 type Config struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
@@ -86,22 +86,18 @@ type Config struct {
 	// Roots are the roots that a waypoint begins with, PEM.
 	Roots []byte
 	// Leaving tells whether the mesh is being taken away: then nothing is made any more.
-	Leaving func() bool
-	// Attached is how many routes are attached to a Gateway's listener; nil means none.
-	Attached func(namespace, name string) int32
+	Leaving  func() bool
 	Template Template
 	Log      *slog.Logger
 }
 
 func (c *Config) setDefaults() error {
-	if c.Client == nil || c.Dynamic == nil || c.Namespace == "" || c.TrustDomain == "" || len(c.Roots) == 0 || c.Log == nil {
-		return errors.New("waypoints: clients, the mesh's namespace, its trust domain, its roots and a log must be given")
+	if c.Client == nil || c.Dynamic == nil || c.Namespace == "" || c.Controller == "" || c.TrustDomain == "" ||
+		len(c.Roots) == 0 || c.Log == nil {
+		return errors.New("waypoints: clients, the mesh's namespace, controller, trust domain and roots, and a log must be given")
 	}
 	if c.Leaving == nil {
 		c.Leaving = func() bool { return false }
-	}
-	if c.Attached == nil {
-		c.Attached = func(string, string) int32 { return 0 }
 	}
 	if c.Template.Replicas <= 0 {
 		c.Template.Replicas = 2

@@ -61,7 +61,8 @@ func (c *Cluster) SweepWaypoints(ctx context.Context) (deleted []string, err err
 			return deleted, fmt.Errorf("list the waypoints' %s: %w", kind.Resource, err)
 		}
 		for _, o := range list.Items {
-			err := c.Dynamic.Resource(kind).Namespace(o.GetNamespace()).Delete(ctx, o.GetName(), metav1.DeleteOptions{PropagationPolicy: &background})
+			api := c.Dynamic.Resource(kind).Namespace(o.GetNamespace())
+			err := api.Delete(ctx, o.GetName(), metav1.DeleteOptions{PropagationPolicy: &background})
 			if err != nil && !apierrors.IsNotFound(err) {
 				return deleted, fmt.Errorf("delete %s %s/%s: %w", o.GetKind(), o.GetNamespace(), o.GetName(), err)
 			}

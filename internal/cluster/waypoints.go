@@ -129,7 +129,8 @@ func waypointOf(o *unstructured.Unstructured) Waypoint {
 
 // addReady counts the pods of waypoints by their Deployments.
 func (c *Cluster) addReady(ctx context.Context, namespace string, list []Waypoint) error {
-	deployments, err := c.Client.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{LabelSelector: gatewayClass + "=" + WaypointClass})
+	ours := metav1.ListOptions{LabelSelector: gatewayClass + "=" + WaypointClass}
+	deployments, err := c.Client.AppsV1().Deployments(namespace).List(ctx, ours)
 	if err != nil {
 		return fmt.Errorf("list the waypoints' Deployments: %w", err)
 	}
@@ -199,7 +200,8 @@ func (c *Cluster) ApplyGateway(ctx context.Context, gateway map[string]any) erro
 	have, err := api.Get(ctx, u.GetName(), metav1.GetOptions{})
 	if err == nil {
 		if class, _, _ := unstructured.NestedString(have.Object, "spec", "gatewayClassName"); class != WaypointClass {
-			return fmt.Errorf("there is a Gateway %s/%s of class %q already: give the waypoint another name", u.GetNamespace(), u.GetName(), class)
+			return fmt.Errorf("there is a Gateway %s/%s of class %q already: give the waypoint another name",
+				u.GetNamespace(), u.GetName(), class)
 		}
 	} else if !apierrors.IsNotFound(err) {
 		return fmt.Errorf("read Gateway %s/%s: %w", u.GetNamespace(), u.GetName(), err)
@@ -214,7 +216,8 @@ func (c *Cluster) ApplyGateway(ctx context.Context, gateway map[string]any) erro
 // DeleteGateway deletes a waypoint's Gateway, and with it all that runs for it.
 func (c *Cluster) DeleteGateway(ctx context.Context, namespace, name string) error {
 	background := metav1.DeletePropagationBackground
-	err := c.Dynamic.Resource(gatewayResource()).Namespace(namespace).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &background})
+	api := c.Dynamic.Resource(gatewayResource()).Namespace(namespace)
+	err := api.Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &background})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete Gateway %s/%s: %w", namespace, name, err)
 	}
@@ -227,11 +230,13 @@ func (c *Cluster) EnrollNamespace(ctx context.Context, namespace, waypoint strin
 	if err != nil {
 		return "", fmt.Errorf("read namespace %s: %w", namespace, err)
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]any{UseWaypoint: waypoint, UseWaypointIn: nil}}})
+	labels := map[string]any{UseWaypoint: waypoint, UseWaypointIn: nil}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels}})
 	if err != nil {
 		return "", err
 	}
-	_, err = c.Client.CoreV1().Namespaces().Patch(ctx, namespace, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	opts := metav1.PatchOptions{FieldManager: fieldManager}
+	_, err = c.Client.CoreV1().Namespaces().Patch(ctx, namespace, types.MergePatchType, patch, opts)
 	if err != nil {
 		return "", fmt.Errorf("label namespace %s: %w", namespace, err)
 	}

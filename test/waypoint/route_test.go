@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -309,5 +310,32 @@ spec:
 	f := m.AwaitFlow("a denied request", &adminv1.FlowsRequest{From: "shop/guest"}, func(f *adminv1.Flow) bool { return f.GetHttp().GetStatus() == 403 })
 	if !strings.Contains(f.GetRule(), "shop/readers") {
 		t.Errorf("the denial does not name its rule: %v", f)
+	}
+}
+
+// TestAPolicyOfAServiceHoldsForItsPodsToo: what targets a service is held against who dials one of its pods as well, by
+// address or by another service.
+func TestAPolicyOfAServiceHoldsForItsPodsToo(t *testing.T) {
+	m := up(t, "", `
+apiVersion: warren.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: web-only, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: pay}]
+  rules:
+  - from: [{source: {serviceAccounts: [web]}}]
+`)
+	addrs, err := m.PodAddrs("shop/pay-v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, address := range map[string]string{
+		"by the service": m.VIP("shop/pay", 80), "by address": net.JoinHostPort(addrs[0].String(), "8080"), "by another service": m.VIP("shop/one", 80),
+	} {
+		for pod, want := range map[string]int{"shop/web": 200, "shop/guest": 403} {
+			if res, _ := get(t, m.Client(pod, address), "/"); res.StatusCode != want {
+				t.Errorf("%s %s: %d, want %d", pod, name, res.StatusCode, want)
+			}
+		}
 	}
 }

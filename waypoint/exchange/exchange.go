@@ -21,6 +21,24 @@ type World struct {
 	Routes         *route.Table
 	Traffic        *route.TrafficSet
 	Authentication *policy.AuthenticationSet
+	// Behind are the services of this waypoint that a workload is an endpoint of, by its UID: what is said of them holds
+	// for who dials the workload itself, too.
+	Behind map[mesh.UID][]string
+}
+
+// Targets are what policies may target to be held against connections by c through a gateway: the gateway, the service
+// that was dialled, or those that the workload is behind that was dialled.
+func (w *World) Targets(gateway string, c *Conn) []string {
+	out := []string{"Gateway " + gateway}
+	switch {
+	case c.Service != nil:
+		out = append(out, "Service "+c.Service.FullName())
+	case c.Target != nil:
+		for _, name := range w.Behind[c.Target.UID] {
+			out = append(out, "Service "+name)
+		}
+	}
+	return out
 }
 
 // Conn is one connection that a client made, as the tunnel that carried it tells.

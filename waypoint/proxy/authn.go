@@ -16,21 +16,9 @@ type tokens struct {
 	result authn.Result
 }
 
-// targets are what policies may be attached to that every request here is for.
-func (x *passage) targets() []string {
-	list := make([]string, 0, 2)
-	if x.conn.Service != nil {
-		list = append(list, "Service "+x.conn.Service.FullName())
-	}
-	if x.p.cfg.Gateway != "" {
-		list = append(list, "Gateway "+x.p.cfg.Gateway)
-	}
-	return list
-}
-
 // authenticate verifies the request's tokens, if it has any and somebody asks for them.
 func (x *passage) authenticate() *refusal {
-	x.asked.targets = x.targets()
+	x.asked.targets = x.world.Targets(x.p.cfg.Gateway, x.conn)
 	if x.p.cfg.Authn == nil {
 		return nil
 	}

@@ -29,3 +29,21 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "warren.waypointImage" -}}
 {{ printf "%s/warren-waypoint:%s" .Values.image.registry (include "warren.tag" .) }}
 {{- end }}
+
+{{- define "warren.waypointArgs" -}}
+- --log-level={{ .Values.log.level }}
+- --log-format={{ .Values.log.format }}
+{{- if .Values.waypoint.accessLog }}
+- --access-log
+{{- end }}
+{{- with .Values.waypoint.tracing }}
+{{- if .endpoint }}
+- {{ printf "--trace-endpoint=%s" .endpoint | quote }}
+- --trace-protocol={{ .protocol }}
+- --trace-ratio={{ .ratio }}
+{{- if .insecure }}
+- --trace-insecure
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
