@@ -46,6 +46,8 @@ if ! cluster info >/dev/null 2>&1; then
 	made=yes
 	cluster up
 fi
+# On a cluster that is up: nothing of an earlier run.
+kubectl delete namespace --ignore-not-found gateway-conformance-mesh gateway-conformance-mesh-consumer
 cluster load "$work/echo.tar" "$work"/warren-*.tar
 
 say "Gateway API, experimental channel"
@@ -64,9 +66,9 @@ mkdir -p docs/conformance
 report=$PWD/docs/conformance/experimental-$version-default-report.yaml
 status=0
 cluster run -- env WARREN_CONFORMANCE_VERSION="$version" WARREN_CONFORMANCE_WAYPOINTS="${CONFORMANCE_WAYPOINTS:-}" \
-	"$work/conformance.test" -test.v -test.timeout 60m -test.run '^TestConformance$' \
+	"$work/conformance.test" -test.v -test.timeout 60m -test.run '^Test(Conformance|BeyondTheSuite)$' \
 	-report-output="$work/report.yaml" "$@" | tee "$work/log" || status=$?
-grep -E '^    --- (PASS|FAIL)' "$work/log" || true
+grep -E '^(    )?--- (PASS|FAIL)' "$work/log" || true
 if [ -f "$work/report.yaml" ]; then
 	install -m 644 "$work/report.yaml" "$report"
 	echo "report: $report"

@@ -166,6 +166,7 @@ func (w *Waypoint) enforce(_ context.Context, s *feed.State) error {
 	w.tunnels.distrust()
 	w.dialer.distrust()
 	w.streams.redecide()
+	w.proxy.Redecide()
 	return nil
 }
 

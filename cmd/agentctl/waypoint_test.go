@@ -184,3 +184,16 @@ func TestWhatIsWrongWithWaypointsIsFound(t *testing.T) {
 		t.Errorf("a cluster without it: %+v", absent)
 	}
 }
+
+func TestWaypointsAreCompleted(t *testing.T) {
+	_, agentctl := kubeApp(t, "", []*unstructured.Unstructured{gatewayObject("shop", "waypoint", "True"), gatewayObject("pay", "edge", "True")})
+	for want, args := range map[string][]string{
+		"pay/edge\nshop/waypoint\n:4\n": {"waypoint", "delete", ""},
+		"waypoint\n:4\n":                {"waypoint", "status", "-n", "shop", ""},
+		"all\nservice\nworkload\n:4\n":  {"waypoint", "generate", "--for", ""},
+	} {
+		if code, out := agentctl(append([]string{"__complete"}, args...)...); code != exitOK || !strings.HasPrefix(out, want) {
+			t.Errorf("%v: exit %d, offers %q, want %q", args, code, out, want)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package conformance
 import (
 	"context"
 	_ "embed"
-	"flag"
 	"os"
 	"strings"
 	"testing"
@@ -38,6 +37,16 @@ func TestConformance(t *testing.T) {
 	if version == "" {
 		t.Skip("WARREN_CONFORMANCE_VERSION is not set: make conformance brings up a cluster, and runs this on it")
 	}
+	opts := options(t, version)
+	if opts.RunTest != "" {
+		opts.ReportOutputPath = "" // a report of one test would be no report
+	}
+	conformance.RunConformanceWithOptions(t, opts)
+}
+
+// options are those of the suite against the cluster of KUBECONFIG, where each of the suite's namespaces gets a waypoint.
+func options(t *testing.T, version string) suite.ConformanceOptions {
+	t.Helper()
 	opts := conformance.DefaultOptions(t)
 	opts.NamespaceLabels = map[string]string{inMesh: "enabled", useWaypoint: waypoint}
 	if os.Getenv("WARREN_CONFORMANCE_WAYPOINTS") == "none" {
@@ -54,11 +63,7 @@ func TestConformance(t *testing.T) {
 		Organization: "warren-mesh", Project: "warren", URL: "https://github.com/warren-mesh/warren", Version: version,
 		Contact: []string{"https://github.com/warren-mesh/warren/issues"},
 	}
-	only := flag.Lookup("run-test") // of the suite's flags; an empty one is every test
-	if only != nil && only.Value.String() != "" {
-		opts.ReportOutputPath = "" // a report of one test would be no report
-	}
-	conformance.RunConformanceWithOptions(t, opts)
+	return opts
 }
 
 // makeWaypoint gives a namespace of the suite a waypoint before the suite makes the namespace itself, and waits until the

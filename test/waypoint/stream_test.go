@@ -287,7 +287,11 @@ func (s *streamServer) testSlow(t *testing.T, m *labtest.Mesh) {
 			_ = res.Body.Close()
 		}
 	}
-	t.Logf("%d MiB with %d slow clients and as many slow answers", memory(t, m, "VmRSS")>>20, each*len(clients))
+	if took := memory(t, m, "VmRSS"); took > 400<<20 {
+		t.Errorf("the waypoint took %d MiB with %d slow clients", took>>20, each*len(clients))
+	} else {
+		t.Logf("%d MiB with %d slow clients and as many slow answers", took>>20, each*len(clients))
+	}
 	close(s.hang)
 	task.Wait()
 }

@@ -20,6 +20,7 @@
 //	copy.go             buffers, of which a stream that waits holds little
 //	upgrade.go          other protocols on the same connection, and CONNECT
 //	refuse.go           answers of the waypoint's own, in the client's terms
+//	redecide.go         what lasts is decided again when policy changes
 //	record.go           one [exchange.Record] for each request, however it ended
 //
 // What is refused is refused in words that name the reason and no address of anybody.
@@ -77,6 +78,7 @@ type Proxy struct {
 	random  func() uint32
 	kept    *budget // bytes of bodies that are kept for other tries and mirrors
 	mirrors *mirrors
+	lasting lasting
 	buffers *buffers
 }
 

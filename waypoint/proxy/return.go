@@ -58,6 +58,9 @@ func (x *passage) giveBack(t *try) *refusal {
 	if x.body != nil {
 		x.body.forget()
 	}
+	if x.lasts(a) {
+		defer x.watch(t)()
+	}
 	if a.StatusCode == http.StatusSwitchingProtocols {
 		return x.switchProtocols(t)
 	}
@@ -157,6 +160,8 @@ func (x *passage) copyBody(a *http.Response, streams bool) error {
 func (x *passage) cut(t *try, err error) {
 	cause := context.Cause(t.limits.ctx)
 	switch {
+	case errors.Is(cause, errPolicyChanged):
+		x.abort(exchange.Denied, cause.Error())
 	case x.in.Context().Err() != nil, errors.Is(err, errClientWrite):
 		x.abort(exchange.Gone, "the client went away in the middle of the answer")
 	case errors.Is(cause, errRequestTimeout), errors.Is(cause, errTryTimeout), errors.Is(cause, upstream.ErrClientDeadline):

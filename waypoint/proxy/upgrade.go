@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -83,6 +84,9 @@ func (x *passage) carry(status int, backend io.ReadWriteCloser) *refusal {
 	}
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
 	x.both(client, backend, early)
+	if cause := context.Cause(x.ctx); errors.Is(cause, errPolicyChanged) {
+		x.rec.Outcome, x.rec.Detail = exchange.Denied, cause.Error()
+	}
 	return finished()
 }
 

@@ -133,6 +133,7 @@ func (q question) overHTTP() func(context.Context) ([]string, error) {
 	}
 }
 
+// overGRPC asks for the method that the URL's path names, Echo if it names none.
 func (q question) overGRPC(client pb.GrpcEchoClient) func(context.Context) ([]string, error) {
 	return func(ctx context.Context) (lines []string, err error) {
 		for name, values := range q.header {
@@ -141,7 +142,14 @@ func (q question) overGRPC(client pb.GrpcEchoClient) func(context.Context) ([]st
 			}
 		}
 		var header metadata.MD
-		reply, err := client.Echo(ctx, &pb.EchoRequest{}, grpc.Header(&header))
+		method := client.Echo
+		switch q.url.Path {
+		case "/EchoTwo":
+			method = client.EchoTwo
+		case "/EchoThree":
+			method = client.EchoThree
+		}
+		reply, err := method(ctx, &pb.EchoRequest{}, grpc.Header(&header))
 		if err != nil {
 			return nil, err
 		}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"sigs.k8s.io/gateway-api/conformance/utils/echo"
 )
@@ -48,6 +49,22 @@ func TestTheSuiteReadsAGRPCAnswer(t *testing.T) {
 	if got.Code != "200" || got.Hostname != "echo-v2-abc" || got.Host != at || got.RequestHeaders.Get("X-One") != "1" ||
 		!strings.HasSuffix(got.Method, "GrpcEcho/Echo") {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestAGRPCMethodIsNamedByThePath(t *testing.T) {
+	at := listen(t, grpcServer("echo-v2-abc").Serve)
+	for path, method := range map[string]string{"": "/Echo", "/Echo": "/Echo", "/EchoTwo": "/EchoTwo", "/EchoThree": "/EchoThree"} {
+		if got := echo.ParseResponse(asked(t, "grpc://"+at+path)); !strings.HasSuffix(got.Method, "GrpcEcho"+method) {
+			t.Errorf("%s: %s", path, got.Method)
+		}
+	}
+}
+
+func TestAnAnswerComesAsLateAsAsked(t *testing.T) {
+	at, start := listen(t, httpServer("echo-v1-abc").Serve), time.Now()
+	if asked(t, "http://"+at+"/?delay=150ms"); time.Since(start) < 150*time.Millisecond {
+		t.Errorf("after %v", time.Since(start))
 	}
 }
 

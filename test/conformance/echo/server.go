@@ -25,6 +25,8 @@ import (
 	pb "sigs.k8s.io/gateway-api/conformance/echo-basic/grpcechoserver"
 )
 
+const maxDelay = time.Minute
+
 // ports is a flag that may be repeated.
 type ports []int
 
@@ -109,8 +111,15 @@ func httpServer(host string) *http.Server {
 	}
 }
 
-// answer writes what was asked, a line each.
+// answer writes what was asked, a line each, after the time that the query asks for: ?delay=1s.
 func answer(w http.ResponseWriter, r *http.Request, host string) {
+	if delay, err := time.ParseDuration(r.URL.Query().Get("delay")); err == nil {
+		select {
+		case <-time.After(min(delay, maxDelay)):
+		case <-r.Context().Done():
+			return
+		}
+	}
 	w.Header().Set("Content-Type", "text/plain")
 	line := func(key, value string) { fmt.Fprintf(w, "%s=%s\n", key, value) }
 	client, _, _ := net.SplitHostPort(r.RemoteAddr)
