@@ -34,6 +34,7 @@ cluster() { "$work/cluster" --name "$name" "$@"; }
 kubectl() { cluster kubectl -- "$@"; }
 go build -trimpath -ldflags "-X github.com/warren-mesh/warren/internal/version.release=$version" -o "$work/agentctl" ./cmd/agentctl
 go run ./hack/images -out "$work" -arches "$(go env GOARCH)" -registry localhost/warren -version "$tag"
+(cd "$module" && go vet ./... && go test ./...)
 (cd "$module" && go build -trimpath -o "$work/echo" ./echo && go test -c -o "$work/conformance.test" .)
 api=$(cd "$module" && go list -m -f '{{with .Replace}}{{.Dir}}{{end}}' sigs.k8s.io/gateway-api)
 suite=$(cd "$module" && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api/conformance)

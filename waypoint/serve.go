@@ -46,15 +46,13 @@ func newHTTPServer(handler http.Handler, draining <-chan struct{}, log *slog.Log
 	return h
 }
 
-// goodbye asks clients that keep their connections to come back by another, once the waypoint is told to stop: HTTP/2's
-// clients are told by GOAWAY.
+// goodbye asks clients that keep their connections to come back by another, once the waypoint is told to stop: of the
+// header, net/http makes a GOAWAY for HTTP/2's clients.
 func goodbye(next http.Handler, draining <-chan struct{}) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-draining:
-			if r.ProtoMajor == 1 {
-				w.Header().Set("Connection", "close")
-			}
+			w.Header().Set("Connection", "close")
 		default:
 		}
 		next.ServeHTTP(w, r)

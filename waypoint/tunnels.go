@@ -68,10 +68,10 @@ func newTunnels(w *Waypoint) *tunnels {
 	return t
 }
 
-// serve accepts until ctx ends.
+// serve accepts until ctx ends, or tunnels drain: who comes then is refused at once, and goes to another replica.
 func (t *tunnels) serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	defer context.AfterFunc(t.serving, func() { _ = l.Close() })()
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -181,6 +181,19 @@ func (t *tunnels) all() []*tunnel {
 		out = append(out, tn)
 	}
 	return out
+}
+
+// settleTime is how long streams may still come after tunnels were told to drain: a second until hbone takes no more,
+// and what it takes to learn what the last of them speak.
+const settleTime = time.Second + 2*firstWords
+
+// settle returns once peers know that tunnels drain, so that no stream comes any more.
+func (t *tunnels) settle(ctx context.Context, most time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for t.open() > 0 && ctx.Err() == nil { // those without streams end
+		wait(ctx, 10*time.Millisecond)
+	}
 }
 
 // close cuts every tunnel and returns once nothing of them runs.

@@ -219,6 +219,7 @@ func (w *Waypoint) leave(ctx, failed context.Context) {
 	w.tunnels.drain()
 	drained, cancel := context.WithTimeout(failed, w.cfg.DrainTimeout)
 	defer cancel()
+	w.tunnels.settle(drained, min(settleTime, w.cfg.DrainTimeout/2)) // what crossed the GOAWAY is served as well
 	w.http.drain(drained)
 	w.streams.drained(drained)
 }

@@ -93,7 +93,9 @@ func decodeRedirect(r *meshv1.Redirect) (*route.Redirect, error) {
 	if r == nil {
 		return nil, nil
 	}
-	out := &route.Redirect{Scheme: r.GetScheme(), Hostname: r.GetHostname(), Port: uint16(r.GetPort()), Status: int(r.GetStatus())}
+	out := &route.Redirect{
+		Scheme: r.GetScheme(), Hostname: r.GetHostname(), Port: uint16(r.GetPort()), Status: int(r.GetStatus()),
+	}
 	if r.GetPort() > 65535 {
 		return nil, fmt.Errorf("port %d", r.GetPort())
 	}
@@ -158,7 +160,8 @@ func decodeMirrors(wire []*meshv1.Mirror) ([]route.Mirror, error) {
 			mirror.Numerator, mirror.Denominator = 1, 1
 		}
 		if mirror.Numerator > mirror.Denominator || m.GetPort() > 65535 || len(mirror.Broken) > maxBroken {
-			return nil, fmt.Errorf("mirrors[%d]: %d of %d requests, or port %d", i, mirror.Numerator, mirror.Denominator, m.GetPort())
+			return nil, fmt.Errorf("mirrors[%d]: %d of %d requests, or port %d",
+				i, mirror.Numerator, mirror.Denominator, m.GetPort())
 		}
 		if mirror.Broken == "" {
 			if err := checkReached(mirror.Service, mirror.Port); err != nil {
@@ -197,7 +200,8 @@ func decodeCORS(c *meshv1.CORS) (*route.CORS, error) {
 
 func isOrigin(s string) bool {
 	scheme, host, ok := strings.Cut(s, "://")
-	return s == "*" || ok && (scheme == "http" || scheme == "https") && host != "" && len(s) <= maxToken && !strings.ContainsAny(host, "/?#@ ")
+	return s == "*" || ok && (scheme == "http" || scheme == "https") && host != "" && len(s) <= maxToken &&
+		!strings.ContainsAny(host, "/?#@ ")
 }
 
 // checkHostname takes what may stand in a Host header or a Location: letters, digits, dots, hyphens; empty for none.

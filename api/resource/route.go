@@ -75,7 +75,8 @@ func decodeRoute(r *meshv1.Route) (*route.Route, error) {
 		return nil, err
 	}
 	if len(r.GetRules()) > maxRules || len(r.GetHostnames()) > maxHostnames {
-		return nil, fmt.Errorf("%d rules and %d hostnames; there may be %d of each", len(r.GetRules()), len(r.GetHostnames()), maxRules)
+		return nil, fmt.Errorf("%d rules and %d hostnames; there may be %d and %d",
+			len(r.GetRules()), len(r.GetHostnames()), maxRules, maxHostnames)
 	}
 	parents, err := decodeParents(r.GetParents())
 	if err != nil {
@@ -115,7 +116,8 @@ func decodeParents(wire []*meshv1.RouteParent) ([]route.Parent, error) {
 			return nil, fmt.Errorf("parents[%d]: %w", i, err)
 		}
 		if p.GetPort() > 65535 || len(p.GetConsumerNamespace()) > maxName {
-			return nil, fmt.Errorf("parents[%d]: port %d, or a namespace of %d bytes", i, p.GetPort(), len(p.GetConsumerNamespace()))
+			return nil, fmt.Errorf("parents[%d]: port %d, or a namespace of %d bytes",
+				i, p.GetPort(), len(p.GetConsumerNamespace()))
 		}
 		out = append(out, route.Parent{Service: p.GetService(), Port: uint16(p.GetPort()), Consumer: p.GetConsumerNamespace()})
 	}
@@ -239,7 +241,9 @@ func (d *routeReader) pattern(field, pattern string) error {
 	return nil
 }
 
-func (d *routeReader) values(field string, wire []*meshv1.ValueMatch, valid func(string) bool) ([]route.ValueMatch, error) {
+func (d *routeReader) values(
+	field string, wire []*meshv1.ValueMatch, valid func(string) bool,
+) ([]route.ValueMatch, error) {
 	if len(wire) > maxValues {
 		return nil, fmt.Errorf("%s: %d, more than %d", field, len(wire), maxValues)
 	}
@@ -262,8 +266,11 @@ func (d *routeReader) values(field string, wire []*meshv1.ValueMatch, valid func
 }
 
 func decodeBackend(b *meshv1.RouteBackend) (out route.Backend, err error) {
-	if b.GetWeight() > maxWeight || len(b.GetBroken()) > maxBroken || len(b.GetService()) > 2*maxName+1 || b.GetPort() > 65535 {
-		return out, fmt.Errorf("weight %d, port %d, or a service's name of %d bytes", b.GetWeight(), b.GetPort(), len(b.GetService()))
+	if b.GetWeight() > maxWeight || b.GetPort() > 65535 {
+		return out, fmt.Errorf("weight %d, port %d; there may be %d and 65535", b.GetWeight(), b.GetPort(), maxWeight)
+	}
+	if len(b.GetBroken()) > maxBroken || len(b.GetService()) > 2*maxName+1 {
+		return out, fmt.Errorf("a service's name of %d bytes, or a reason of %d", len(b.GetService()), len(b.GetBroken()))
 	}
 	out = route.Backend{Service: b.GetService(), Port: uint16(b.GetPort()), Weight: b.GetWeight(), Broken: b.GetBroken()}
 	if out.Broken == "" {
@@ -288,7 +295,8 @@ func decodeRetry(r *meshv1.RouteRetry) (*route.Retry, error) {
 		return nil, nil
 	}
 	if r.GetAttempts() > maxAttempts || len(r.GetCodes()) > maxCodes {
-		return nil, fmt.Errorf("retry: %d attempts on %d codes; there may be %d and %d", r.GetAttempts(), len(r.GetCodes()), maxAttempts, maxCodes)
+		return nil, fmt.Errorf("retry: %d attempts on %d codes; there may be %d and %d",
+			r.GetAttempts(), len(r.GetCodes()), maxAttempts, maxCodes)
 	}
 	out := &route.Retry{Attempts: int(r.GetAttempts()), Backoff: milliseconds(r.GetBackoffMs())}
 	for _, code := range r.GetCodes() {

@@ -44,7 +44,8 @@ func decodeTraffic(p *meshv1.TrafficPolicy) (*route.TrafficPolicy, error) {
 		}
 	}
 	out := &route.TrafficPolicy{
-		Namespace: p.GetNamespace(), Name: p.GetName(), Created: time.Unix(p.GetCreatedUnix(), 0).UTC(), Targets: p.GetTargets(),
+		Namespace: p.GetNamespace(), Name: p.GetName(), Created: time.Unix(p.GetCreatedUnix(), 0).UTC(),
+		Targets: p.GetTargets(),
 	}
 	var d routeReader
 	var err error
@@ -79,7 +80,9 @@ func decodeSending(p *meshv1.TrafficPolicy, out *route.TrafficPolicy) (err error
 		if b.GetPercent() > 100 || b.GetMinRetriesPerSecond() > maxCount {
 			return fmt.Errorf("retry_budget: %d per cent, at least %d a second", b.GetPercent(), b.GetMinRetriesPerSecond())
 		}
-		out.RetryBudget = &route.RetryBudget{Percent: int(b.GetPercent()), MinRetriesPerSecond: int(b.GetMinRetriesPerSecond())}
+		out.RetryBudget = &route.RetryBudget{
+			Percent: int(b.GetPercent()), MinRetriesPerSecond: int(b.GetMinRetriesPerSecond()),
+		}
 	}
 	return nil
 }
@@ -108,7 +111,8 @@ func (d *routeReader) fault(f *meshv1.Fault) (*route.Fault, error) {
 
 func (d *routeReader) rateLimit(l *meshv1.RateLimit) (out route.RateLimit, err error) {
 	out = route.RateLimit{
-		Name: l.GetName(), Header: l.GetHeader(), Requests: l.GetRequests(), Period: milliseconds(l.GetPeriodMs()), Burst: l.GetBurst(),
+		Name: l.GetName(), Header: l.GetHeader(),
+		Requests: l.GetRequests(), Period: milliseconds(l.GetPeriodMs()), Burst: l.GetBurst(),
 	}
 	switch l.GetBy() {
 	case meshv1.RateLimit_EVERYBODY:
@@ -127,7 +131,8 @@ func (d *routeReader) rateLimit(l *meshv1.RateLimit) (out route.RateLimit, err e
 		return out, fmt.Errorf("a name of %d bytes", len(out.Name))
 	}
 	if out.Requests == 0 || out.Requests > maxCount || out.Burst > maxCount || out.Period <= 0 || out.Period > maxPeriod {
-		return out, fmt.Errorf("%d requests in %v, %d at once; there may be 1 to %d in up to %v", out.Requests, out.Period, out.Burst, maxCount, maxPeriod)
+		return out, fmt.Errorf("%d requests in %v, %d at once; there may be 1 to %d in up to %v",
+			out.Requests, out.Period, out.Burst, maxCount, maxPeriod)
 	}
 	out.Headers, err = d.values("headers", l.GetHeaders(), isToken)
 	return out, err
@@ -141,8 +146,10 @@ func decodeOutlier(o *meshv1.OutlierDetection) (*route.Outlier, error) {
 		ConsecutiveErrors: int(o.GetConsecutiveErrors()), MaxEjectedPercent: int(o.GetMaxEjectedPercent()),
 		BaseEjection: milliseconds(o.GetBaseEjectionMs()), MaxEjection: milliseconds(o.GetMaxEjectionMs()),
 	}
-	if o.GetConsecutiveErrors() > maxCount || o.GetMaxEjectedPercent() > 100 || out.BaseEjection > maxPeriod || out.MaxEjection > maxPeriod {
-		return nil, fmt.Errorf("%d errors, %v to %v, %d per cent", o.GetConsecutiveErrors(), out.BaseEjection, out.MaxEjection, o.GetMaxEjectedPercent())
+	if o.GetConsecutiveErrors() > maxCount || o.GetMaxEjectedPercent() > 100 ||
+		max(out.BaseEjection, out.MaxEjection) > maxPeriod {
+		return nil, fmt.Errorf("%d errors, %v to %v, %d per cent",
+			o.GetConsecutiveErrors(), out.BaseEjection, out.MaxEjection, o.GetMaxEjectedPercent())
 	}
 	return out, nil
 }
@@ -157,7 +164,8 @@ func decodeLimits(l *meshv1.ConnectionLimits) (*route.ConnectionLimits, error) {
 		}
 	}
 	return &route.ConnectionLimits{
-		MaxRequests: int(l.GetMaxRequests()), MaxConnectionsPerEndpoint: int(l.GetMaxConnectionsPerEndpoint()), MaxPending: int(l.GetMaxPending()),
+		MaxRequests: int(l.GetMaxRequests()), MaxPending: int(l.GetMaxPending()),
+		MaxConnectionsPerEndpoint: int(l.GetMaxConnectionsPerEndpoint()),
 	}, nil
 }
 

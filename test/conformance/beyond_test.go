@@ -48,7 +48,7 @@ func TestBeyondTheSuite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tests := []suite.ConformanceTest{redirects(), rewrites(), methods(), matches(), broken()}
+	tests := []suite.ConformanceTest{redirects(), rewrites(), methods(), matches(), copies(), broken()}
 	s.Setup(t, tests)
 	if err := s.Run(t, tests); err != nil {
 		t.Fatal(err)
@@ -114,6 +114,48 @@ func matches() suite.ConformanceTest {
 			return unless(h.Get("Access-Control-Allow-Origin") == origin["Origin"] && h.Get("Access-Control-Max-Age") == "60", "%v", h)
 		}},
 	}, "manifests/http.yaml")
+}
+
+// copies asks once for what is retried, and once for what is mirrored, and then the mirror how often it was asked.
+func copies() suite.ConformanceTest {
+	return suite.ConformanceTest{ShortName: "BeyondCopies", Manifests: []string{"manifests/http.yaml"},
+		Test: func(t *testing.T, s *suite.ConformanceTestSuite) {
+			pod := echo.ConnectToApp(t, s, echo.MeshAppEchoV1)
+			attempt := 0
+			fresh := func(name string) map[string]string { // a request of its own each time
+				attempt++
+				return map[string]string{"X-Id": fmt.Sprint(name, attempt)}
+			}
+			eventually := func(name string, wrong func() string) {
+				t.Run(name, func(t *testing.T) {
+					http.AwaitConvergence(t, s.TimeoutConfig.RequiredConsecutiveSuccesses, s.TimeoutConfig.MaxTimeToConsistency,
+						func(time.Duration) bool {
+							text := wrong()
+							if text != "" {
+								t.Log(text)
+							}
+							return text == ""
+						})
+				})
+			}
+			eventually("retried", func() string {
+				return once(t, pod, asked{url: "echo/retried?fail=2", headers: fresh("retried"), wrong: func(r echo.Response) string {
+					return unless(bodyHas(r, "Seen=3"), "the app did not see it three times")
+				}})
+			})
+			eventually("given up", func() string {
+				return once(t, pod, asked{url: "echo/retried?fail=3", headers: fresh("given up"), status: 503})
+			})
+			eventually("mirrored", func() string {
+				id := fresh("mirrored")
+				if text := once(t, pod, asked{url: "echo/mirrored", headers: id, wrong: from("echo-v1")}); text != "" {
+					return text
+				}
+				return once(t, pod, asked{url: "echo-v2/count", headers: id, wrong: func(r echo.Response) string {
+					return unless(bodyHas(r, "Seen=2"), "the mirror did not see its copy")
+				}})
+			})
+		}}
 }
 
 // broken is a route of which one rule leads nowhere: that rule's requests get 500, and its status says why.

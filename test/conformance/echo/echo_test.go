@@ -68,6 +68,16 @@ func TestAnAnswerComesAsLateAsAsked(t *testing.T) {
 	}
 }
 
+func TestTheFirstRequestsOfAnIDFailAsAsked(t *testing.T) {
+	at := listen(t, httpServer("echo-v1-abc").Serve)
+	for i, want := range []string{"503", "503", "200"} {
+		out := asked(t, "http://"+at+"/?fail=2", "-H", "X-Id:a")
+		if got := echo.ParseResponse(out).Code; got != want || want == "200" && !strings.Contains(out, "Seen=3\n") {
+			t.Errorf("request %d: %s\n%s", i+1, got, out)
+		}
+	}
+}
+
 // A batch is cut at empty lines.
 func TestEveryAnswerOfABatchIsABlock(t *testing.T) {
 	at := listen(t, httpServer("echo-v1-abc").Serve)

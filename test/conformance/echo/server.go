@@ -18,6 +18,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,7 +26,10 @@ import (
 	pb "sigs.k8s.io/gateway-api/conformance/echo-basic/grpcechoserver"
 )
 
-const maxDelay = time.Minute
+const (
+	maxDelay = time.Minute
+	maxIDs   = 10_000
+)
 
 // ports is a flag that may be repeated.
 type ports []int
@@ -100,19 +104,42 @@ func serve(ctx context.Context, args []string) error {
 	}
 }
 
+// seen counts requests by their header X-Id, so that a retry and a mirrored copy can be told.
+type seen struct {
+	mu sync.Mutex
+	of map[string]int
+}
+
+func (s *seen) count(id string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.of) >= maxIDs {
+		clear(s.of)
+	}
+	s.of[id]++
+	return s.of[id]
+}
+
 func httpServer(host string) *http.Server {
+	ids := &seen{of: make(map[string]int)}
 	both := new(http.Protocols)
 	both.SetHTTP1(true)
 	both.SetHTTP2(true)
 	both.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Protocols: both, ReadHeaderTimeout: time.Minute,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r, host) }),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r, host, ids) }),
 	}
 }
 
-// answer writes what was asked, a line each, after the time that the query asks for: ?delay=1s.
-func answer(w http.ResponseWriter, r *http.Request, host string) {
+// answer writes what was asked, a line each, after the time that the query asks for: ?delay=1s. With ?fail=N the first N
+// requests of an id are answered 503.
+func answer(w http.ResponseWriter, r *http.Request, host string, ids *seen) {
+	times := ids.count(r.Header.Get("X-Id"))
+	if fail, err := strconv.Atoi(r.URL.Query().Get("fail")); err == nil && times <= fail {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
 	if delay, err := time.ParseDuration(r.URL.Query().Get("delay")); err == nil {
 		select {
 		case <-time.After(min(delay, maxDelay)):
@@ -126,6 +153,7 @@ func answer(w http.ResponseWriter, r *http.Request, host string) {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
 		line("ServicePort", strconv.Itoa(local.Port))
 	}
+	line("Seen", strconv.Itoa(times))
 	line("Host", r.Host)
 	line("URL", r.URL.RequestURI())
 	line("Method", r.Method)

@@ -1,0 +1,215 @@
+package waypoint
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/api/adminv1"
+	"github.com/warren-mesh/warren/internal/labtest"
+)
+
+// backends is a service of far with a port for each web server of others.
+const backends = `
+apiVersion: v1
+kind: Service
+metadata: {name: backends, namespace: shop, labels: {warren.dev/use-waypoint: waypoint}}
+spec:
+  selector: {app: far}
+  ports:
+  - {name: a, port: 9001, appProtocol: http}
+  - {name: b, port: 9002, appProtocol: http}
+  - {name: c, port: 9003, appProtocol: http}
+  - {name: d, port: 9004, appProtocol: http}
+`
+
+// backend is a web server of others, which writes a line for each request: the client's port, the status, the request.
+type backend struct {
+	name string
+	port uint16
+	argv []string
+	log  string
+}
+
+// webServers returns the backends with their files in a folder of their own.
+func webServers(t *testing.T) []backend {
+	t.Helper()
+	for program, pkg := range map[string]string{"nginx": "nginx", "apache2": "apache2-bin", "haproxy": "haproxy", "node": "nodejs"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Fatalf("%s is not installed: hack/deps.sh %s installs it", program, pkg)
+		}
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // Apache reads as somebody else
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "files"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "files", "index.html"), []byte("apache\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	data, err := filepath.Abs("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged := func(name, command string) []string {
+		return []string{"sh", "-c", fmt.Sprintf("exec %s >%s/%s.log", command, dir, name)}
+	}
+	return []backend{
+		{"nginx", 9001, []string{"nginx", "-p", dir, "-c", filepath.Join(data, "nginx.conf")}, filepath.Join(dir, "nginx.log")},
+		{"Apache", 9002, []string{"apache2", "-d", dir, "-f", filepath.Join(data, "apache.conf"), "-D", "FOREGROUND"}, filepath.Join(dir, "apache.log")},
+		{"HAProxy", 9003, logged("haproxy", "haproxy -db -f "+filepath.Join(data, "haproxy.cfg")), filepath.Join(dir, "haproxy.log")},
+		{"Node", 9004, logged("node", "node "+filepath.Join(data, "server.js")), filepath.Join(dir, "node.log")},
+	}
+}
+
+// lines returns what the backend has written, once a line with the word is there.
+func (b backend) lines(t *testing.T, word string) []string {
+	t.Helper()
+	var all string
+	labtest.Await(t, b.name+" writes of "+word, 20*time.Second, func() bool {
+		raw, err := os.ReadFile(b.log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = string(raw)
+		return strings.Contains(all, word)
+	})
+	return strings.Split(strings.TrimSuffix(all, "\n"), "\n")
+}
+
+// TestSmuggling: of what can be read in two ways, a waypoint and the server behind it see the same number of requests, and
+// nobody else's request on the same connection gets anything of it.
+func TestSmuggling(t *testing.T) {
+	m := up(t, "", far, backends)
+	for _, b := range webServers(t) {
+		background(t, m, farPod, int(b.port), b.argv...)
+		t.Run(b.name, func(t *testing.T) { b.test(t, m.With(t)) })
+	}
+}
+
+func (b backend) test(t *testing.T, m *labtest.Mesh) {
+	address := m.VIP("shop/backends", b.port)
+	innocent := m.Client("shop/guest", address)
+	b.ask(t, innocent, "/innocent-begin")
+	before := len(b.lines(t, "/innocent-begin"))
+	var reused int
+	ports := map[string]int{} // of the client, by connection
+	asked := map[string]int{} // requests that the backend saw
+	for i, row := range smuggleRows() {
+		word := fmt.Sprintf("/innocent-%d.", i)
+		conn, err := m.Dial(t.Context(), "shop/web", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		statuses := row.send(t, conn)
+		b.ask(t, innocent, word)
+		lines := b.lines(t, word)
+		seen := lines[before:]
+		before = len(lines)
+		last := seen[len(seen)-1]
+		seen = seen[:len(seen)-1]
+		from := conn.LocalAddr().String()
+		asked[from], ports[from] = len(seen), i
+		if len(seen) != row.sent && !(row.broken && len(seen) < row.sent) {
+			t.Errorf("%s: answered %v; %s saw %d requests, want %d: %q", row.name, statuses, b.name, len(seen), row.sent, seen)
+		}
+		if len(seen) > 0 && port(seen[len(seen)-1]) == port(last) {
+			reused++
+		}
+	}
+	for from, sent := range b.counted(t, m) {
+		i, known := ports[from]
+		if !known {
+			continue
+		}
+		if row := smuggleRows()[i]; sent != asked[from] && !(row.broken && asked[from] < sent) {
+			t.Errorf("%s: the waypoint counts %d requests, %s %d", row.name, sent, b.name, asked[from])
+		}
+	}
+	if reused == 0 {
+		t.Error("no innocent request went by a connection that another client's request had gone by before: this proves little")
+	}
+	t.Logf("%d rows, %d innocent requests came by the connection of the row's own", len(smuggleRows()), reused)
+}
+
+func port(line string) string {
+	before, _, _ := strings.Cut(line, " ")
+	return before
+}
+
+// ask is another client's request, which must get its own answer.
+func (b backend) ask(t *testing.T, c *http.Client, path string) {
+	t.Helper()
+	res, err := c.Get("http://far.shop" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	if res.StatusCode != http.StatusOK || res.Header.Get("X-Seen") != path {
+		t.Errorf("%s is answered %s for %q", path, res.Status, res.Header.Get("X-Seen"))
+	}
+}
+
+// counted returns how many requests the waypoint says it sent on, by the client's address.
+func (b backend) counted(t *testing.T, m *labtest.Mesh) map[string]int {
+	t.Helper()
+	out := map[string]int{}
+	seen := 0
+	for _, f := range m.Flows(&adminv1.FlowsRequest{From: "shop/web", Type: "request", Last: 2000}) {
+		if f.GetReporter() == "waypoint" {
+			seen++
+			out[f.GetSrc().GetAddress()] += len(f.GetHttp().GetTries())
+		}
+	}
+	if seen == 0 {
+		t.Error("the waypoint remembers no request")
+	}
+	return out
+}
+
+// smuggleRow is what a client sends, byte by byte.
+type smuggleRow struct {
+	name, raw string
+	sent      int // requests that pass
+	// broken is a body that turns out to be none on its way: whether the server behind writes of it is its own affair.
+	broken bool
+}
+
+// send sends it and returns the statuses of the answers: as many as requests may pass, and one or none if none may.
+func (r smuggleRow) send(t *testing.T, conn io.ReadWriteCloser) (statuses []int) {
+	t.Helper()
+	defer conn.Close()
+	_ = conn.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(conn, r.raw); err != nil {
+		return nil // refused before it was all sent
+	}
+	reader := bufio.NewReader(conn)
+	for i := range max(r.sent, 1) {
+		res, err := http.ReadResponse(reader, nil)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: no answer", r.name)
+		}
+		if err != nil {
+			return statuses
+		}
+		statuses = append(statuses, res.StatusCode)
+		if r.sent == 0 && res.StatusCode < 400 {
+			t.Errorf("%s: answered %d", r.name, res.StatusCode)
+		}
+		if i+1 < r.sent {
+			_, _ = io.Copy(io.Discard, res.Body) // the next comes behind it
+		}
+	}
+	return statuses
+}

@@ -1,0 +1,13 @@
+// Answers whatever it is asked, and says so on standard output.
+const server = require('http').createServer((req, res) => {
+  console.log(`${req.socket.remotePort} 200 ${req.method} ${req.url} HTTP/${req.httpVersion}`);
+  req.resume();
+  res.setHeader('X-Seen', req.url);
+  res.end('node\n');
+});
+server.on('clientError', (err, socket) => {
+  if (err.code !== 'ECONNRESET') console.log(`${socket.remotePort} 400 ${err.code}`);
+  socket.destroy();
+});
+server.keepAliveTimeout = 60000;
+server.listen(9004);
