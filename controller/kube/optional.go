@@ -58,7 +58,9 @@ func newOptional(c *Cluster, s *source) *optional {
 		o.add(kind, resource, versions)
 	}
 	gv := []schema.GroupVersion{{Group: v1alpha1.Group, Version: version}}
-	o.add(manifest.KindTrafficPolicy, resourceOf(manifest.KindTrafficPolicy).Resource, gv)
+	for _, kind := range []string{manifest.KindTrafficPolicy, manifest.KindRequestAuthentication} {
+		o.add(kind, resourceOf(kind).Resource, gv)
+	}
 	slices.SortFunc(o.kinds, func(a, b *optionalKind) int { return cmp.Compare(a.kind, b.kind) })
 	return o
 }

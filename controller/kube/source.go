@@ -48,7 +48,6 @@ func newSource(c *Cluster) *source {
 	s.follow(c, manifest.KindEndpointSlice, &discoveryv1.EndpointSlice{}, builtin(discovery, "endpointslices"))
 	s.follow(c, manifest.KindAuthorizationPolicy, &unstructured.Unstructured{}, c.custom(resourceOf(manifest.KindAuthorizationPolicy)))
 	s.follow(c, manifest.KindPeerAuthentication, &unstructured.Unstructured{}, c.custom(resourceOf(manifest.KindPeerAuthentication)))
-	s.follow(c, manifest.KindRequestAuthentication, &unstructured.Unstructured{}, c.custom(resourceOf(manifest.KindRequestAuthentication)))
 	s.optional = newOptional(c, s)
 	return s
 }

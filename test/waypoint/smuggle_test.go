@@ -98,48 +98,96 @@ func TestSmuggling(t *testing.T) {
 }
 
 func (b backend) test(t *testing.T, m *labtest.Mesh) {
-	address := m.VIP("shop/backends", b.port)
-	innocent := m.Client("shop/guest", address)
-	b.ask(t, innocent, "/innocent-begin")
-	before := len(b.lines(t, "/innocent-begin"))
-	var reused int
-	ports := map[string]int{} // of the client, by connection
-	asked := map[string]int{} // requests that the backend saw
-	for i, row := range smuggleRows() {
-		word := fmt.Sprintf("/innocent-%d.", i)
-		conn, err := m.Dial(t.Context(), "shop/web", address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		statuses := row.send(t, conn)
-		b.ask(t, innocent, word)
-		lines := b.lines(t, word)
-		seen := lines[before:]
-		before = len(lines)
-		last := seen[len(seen)-1]
-		seen = seen[:len(seen)-1]
-		from := conn.LocalAddr().String()
-		asked[from], ports[from] = len(seen), i
-		if len(seen) != row.sent && !(row.broken && len(seen) < row.sent) {
-			t.Errorf("%s: answered %v; %s saw %d requests, want %d: %q", row.name, statuses, b.name, len(seen), row.sent, seen)
-		}
-		if len(seen) > 0 && port(seen[len(seen)-1]) == port(last) {
-			reused++
-		}
+	x := &smuggling{backend: b, t: t, m: m, address: m.VIP("shop/backends", b.port), sent: map[string]int{}, rows: map[string]smuggleRow{}}
+	x.innocent = m.Client("shop/guest", x.address)
+	x.askInnocent("/innocent-begin.")
+	x.before = len(b.lines(t, "/innocent-begin."))
+	for _, row := range smuggleRows() {
+		x.strict(row)
 	}
-	for from, sent := range b.counted(t, m) {
-		i, known := ports[from]
-		if !known {
-			continue
-		}
-		if row := smuggleRows()[i]; sent != asked[from] && !(row.broken && asked[from] < sent) {
-			t.Errorf("%s: the waypoint counts %d requests, %s %d", row.name, sent, b.name, asked[from])
-		}
+	for _, row := range brokenRows() {
+		x.loose(row)
 	}
-	if reused == 0 {
+	x.compare()
+	if x.reused == 0 {
 		t.Error("no innocent request went by a connection that another client's request had gone by before: this proves little")
 	}
-	t.Logf("%d rows, %d innocent requests came by the connection of the row's own", len(smuggleRows()), reused)
+	t.Logf("%d innocent requests came by the connection of the row before", x.reused)
+}
+
+// smuggling is the test of one backend.
+type smuggling struct {
+	backend
+	t        *testing.T
+	m        *labtest.Mesh
+	address  string
+	innocent *http.Client
+	before   int                   // lines of the backend's that were looked at
+	asked    int                   // innocent requests
+	reused   int                   // innocent requests on the connection of another's
+	sent     map[string]int        // requests that the backend saw, by the client's address
+	rows     map[string]smuggleRow // by the client's address
+	broken   int                   // how many of the backend's lines are of broken bodies
+}
+
+// strict sends a row whose requests the backend writes of before it answers.
+func (x *smuggling) strict(row smuggleRow) {
+	from, statuses := x.send(row)
+	seen := x.seen()
+	last := seen[len(seen)-1]
+	seen = seen[:len(seen)-1]
+	if len(seen) != row.sent {
+		x.t.Errorf("%s: answered %v; %s saw %d requests, want %d: %q", row.name, statuses, x.name, len(seen), row.sent, seen)
+	}
+	if len(seen) > 0 && port(seen[len(seen)-1]) == port(last) {
+		x.reused++
+	}
+	x.sent[from] = len(seen)
+}
+
+// loose sends a row whose body is broken: what the backend writes of it, if it does, comes when it has noticed.
+func (x *smuggling) loose(row smuggleRow) {
+	x.send(row)
+	x.broken += len(x.seen()) - 1
+}
+
+func (x *smuggling) send(row smuggleRow) (from string, statuses []int) {
+	x.t.Helper()
+	conn, err := x.m.Dial(x.t.Context(), "shop/web", x.address)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	from = conn.LocalAddr().String()
+	x.rows[from] = row
+	return from, row.send(x.t, conn)
+}
+
+// seen has another client ask, and returns what the backend wrote up to that.
+func (x *smuggling) seen() []string {
+	x.t.Helper()
+	x.asked++
+	word := fmt.Sprintf("/innocent-%d.", x.asked)
+	x.askInnocent(word)
+	lines := x.lines(x.t, word)
+	seen := lines[x.before:]
+	x.before = len(lines)
+	return seen
+}
+
+// compare holds what the backend saw against what the waypoint says that it sent on.
+func (x *smuggling) compare() {
+	var broken int
+	counted := x.counted(x.t, x.m)
+	for from, row := range x.rows {
+		if row.broken {
+			broken += counted[from]
+		} else if counted[from] != x.sent[from] {
+			x.t.Errorf("%s: the waypoint counts %d requests, %s %d", row.name, counted[from], x.name, x.sent[from])
+		}
+	}
+	if x.broken > broken {
+		x.t.Errorf("of broken bodies the waypoint counts %d requests, and %s %d", broken, x.name, x.broken)
+	}
 }
 
 func port(line string) string {
@@ -147,16 +195,17 @@ func port(line string) string {
 	return before
 }
 
-// ask is another client's request, which must get its own answer.
-func (b backend) ask(t *testing.T, c *http.Client, path string) {
+// askInnocent is another client's request, which must get its own answer.
+func (x *smuggling) askInnocent(path string) {
+	t := x.t
 	t.Helper()
-	res, err := c.Get("http://far.shop" + path)
+	res, err := x.innocent.Get("http://far.shop" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
 	_, _ = io.Copy(io.Discard, res.Body)
-	if res.StatusCode != http.StatusOK || res.Header.Get("X-Seen") != path {
+	if res.StatusCode != http.StatusOK || !strings.Contains(res.Header.Get("X-Seen"), path) {
 		t.Errorf("%s is answered %s for %q", path, res.Status, res.Header.Get("X-Seen"))
 	}
 }
