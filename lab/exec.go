@@ -147,6 +147,18 @@ func (l *Lab) PodProcesses(fullName string) ([]Process, error) {
 	return s.Processes[fullName], nil
 }
 
+// AgentProcesses are the processes that a node's agent was started as. Returns ErrNotFound if there is no such node.
+func (l *Lab) AgentProcesses(node string) ([]Process, error) {
+	s, err := loadState(l.paths)
+	if err != nil {
+		return nil, err
+	}
+	if s.Plan.node(node) == nil {
+		return nil, fmt.Errorf("agent of node %s: %w", node, ErrNotFound)
+	}
+	return s.Processes[agentProcess(node)], nil
+}
+
 // ControllerSocket is the path of the controller's admin socket.
 func (l *Lab) ControllerSocket() string { return l.paths.controllerSocket() }
 

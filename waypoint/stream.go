@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/waypoint/exchange"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
@@ -28,7 +30,10 @@ type streams struct {
 }
 
 func newStreams(w *Waypoint) *streams {
-	return &streams{w: w, open: map[*clientConn]struct{}{}, over: make(chan struct{})}
+	s := &streams{w: w, open: map[*clientConn]struct{}{}, over: make(chan struct{})}
+	w.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "warren_waypoint_connections", Help: "Clients' connections that are open."}, func() float64 { return float64(s.count()) }))
+	return s
 }
 
 // clientConn is one of them.

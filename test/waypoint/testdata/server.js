@@ -6,6 +6,7 @@ const server = require('http').createServer((req, res) => {
   res.end('node\n');
 });
 server.on('connect', (req, socket) => {
+  socket.on('error', () => {}); // the client may be gone
   console.log(`${socket.remotePort} 405 ${req.method} ${req.url} HTTP/${req.httpVersion}`);
   socket.end('HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
 });
