@@ -80,6 +80,10 @@ conformance: deps ## the Gateway API's conformance suite on such a Kubernetes; i
 e2e-binaries: ## build that Kubernetes, once, into ~/.cache/warren/e2e (ten minutes)
 	hack/e2e-binaries.sh
 
+.PHONY: bench-waypoint
+bench-waypoint: ## measure the waypoint beside direct and Envoy, under three minutes on an idle machine (root)
+	go run ./bench/waypoint $(BENCH)
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, known vulnerabilities
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt the files above" >&2; exit 1; }

@@ -26,6 +26,8 @@ const (
 	dialTimeout = 5 * time.Second
 	// connsPerPeer is how many tunnels to one workload may be open before streams share them.
 	connsPerPeer = 8
+	// connsFull is how many there may be once those are full, of 100 streams each: less than a node takes of one peer.
+	connsFull = 200
 )
 
 // dialer reaches endpoints: by tunnels that are kept warm, or by TCP where there is no mesh.
@@ -67,7 +69,7 @@ func newDialer(w *Waypoint) *dialer {
 	}
 	stats := new(hbone.Stats)
 	d.pool = hbone.NewPool(hbone.PoolConfig{
-		MaxConnsPerKey: connsPerPeer, DialTimeout: dialTimeout,
+		MaxConnsPerKey: connsPerPeer, MaxConnsFull: connsFull, DialTimeout: dialTimeout,
 		Conn: hbone.Config{Budget: hbone.NewBudget(bufferBudget), Stats: stats, Log: w.cfg.Log},
 	}, d.tunnel)
 	w.registry.MustRegister(

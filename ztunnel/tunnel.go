@@ -31,6 +31,10 @@ type tunnelKey struct {
 	round uint32
 }
 
+// maxTunnelsOfPair bounds the tunnels of one pod to one peer, which the peer's tunnel gate has to allow. Each carries
+// 100 connections: a waypoint's clients have all of theirs to it.
+const maxTunnelsOfPair = 200
+
 // tunnels holds this node's ends of all tunnels: those it dialled, in a pool, and those it accepted.
 type tunnels struct {
 	proxy  *Proxy
@@ -131,7 +135,7 @@ const bufferBudget = 256 << 20
 func newTunnels(p *Proxy) *tunnels {
 	t := &tunnels{proxy: p, budget: hbone.NewBudget(bufferBudget), stats: new(hbone.Stats), live: map[*tunnel]struct{}{}, dialled: map[tunnelKey]round{}}
 	t.pool = hbone.NewPool(hbone.PoolConfig{
-		DialTimeout: p.cfg.DialTimeout,
+		DialTimeout: p.cfg.DialTimeout, MaxConnsFull: maxTunnelsOfPair,
 		Conn:        hbone.Config{Budget: t.budget, Stats: t.stats, Log: p.cfg.Log},
 	}, t.dial)
 	return t

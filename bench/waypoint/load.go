@@ -207,13 +207,21 @@ func (c *client) closedLoop(began time.Time, d time.Duration) (o outcome) {
 // byClock takes the next request that is due. Its latency counts from when it was due, not from when a connection was
 // free for it: what a slow answer delays is part of what a user waits.
 func (c *client) byClock(began time.Time, d time.Duration, rate float64, numbers *atomic.Int64) (o outcome) {
+	wake, err := newAlarm()
+	if err != nil {
+		return outcome{failed: 1, err: err}
+	}
+	defer func() { _ = wake.file.Close() }()
 	for {
 		due := time.Duration(float64(numbers.Add(1)-1) / rate * float64(time.Second))
 		if due >= d {
 			return o
 		}
-		sleepUntil(began.Add(due))
-		if err := c.next(); err != nil {
+		err := wake.sleepUntil(began.Add(due))
+		if err == nil {
+			err = c.next()
+		}
+		if err != nil {
 			o.failed, o.err = o.failed+1, err
 			return o
 		}
@@ -221,10 +229,40 @@ func (c *client) byClock(began time.Time, d time.Duration, rate float64, numbers
 	}
 }
 
-// sleepUntil sleeps in the kernel: the Go runtime may wake a whole millisecond late.
-func sleepUntil(at time.Time) {
-	for left := time.Until(at); left > 0; left = time.Until(at) {
-		ts := unix.NsecToTimespec(left.Nanoseconds())
-		_ = unix.Nanosleep(&ts, nil) // interrupted: what is left is slept by the next turn
+// alarm wakes to the microsecond. The Go runtime's own timers may be a whole millisecond late, and a system call that
+// sleeps keeps others from running meanwhile; a timerfd_create(2) is one more descriptor for the runtime to wait for.
+type alarm struct {
+	file *os.File
+}
+
+func newAlarm() (alarm, error) {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
+		return alarm{}, fmt.Errorf("create a timer: %w", err)
 	}
+	return alarm{os.NewFile(uintptr(fd), "timer")}, nil
+}
+
+// sleepUntil returns at once if the time is past.
+func (a alarm) sleepUntil(at time.Time) error {
+	left := time.Until(at)
+	if left <= 0 {
+		return nil
+	}
+	if err := a.arm(left); err != nil {
+		return fmt.Errorf("set a timer: %w", err)
+	}
+	_, err := a.file.Read(make([]byte, 8))
+	return err
+}
+
+func (a alarm) arm(left time.Duration) error {
+	raw, err := a.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err2 := raw.Control(func(fd uintptr) {
+		err = unix.TimerfdSettime(int(fd), 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(left.Nanoseconds())}, nil)
+	})
+	return errors.Join(err, err2)
 }

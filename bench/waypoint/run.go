@@ -71,7 +71,7 @@ func (o *options) loads() []load {
 }
 
 // run makes the lab, measures and removes the lab. Rows that cannot be measured are in the report with the reason.
-func run(ctx context.Context, o options, progress io.Writer) (*report, error) {
+func run(ctx context.Context, o options, progress io.Writer) (rep *report, err error) {
 	dir, err := os.MkdirTemp("", "warren-bench")
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func run(ctx context.Context, o options, progress io.Writer) (*report, error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.remove()) }()
-	rows := s.warrenRows(ctx)
+	rows := s.warrenRows()
 	_, _ = fmt.Fprintln(progress, "looking for Envoy")
 	more, version := s.envoyRows(ctx, o.envoy)
 	rows = append(rows, more...)
@@ -100,7 +100,7 @@ func run(ctx context.Context, o options, progress io.Writer) (*report, error) {
 			_, _ = fmt.Fprintf(progress, "%s cannot be measured: %v\n", r.name, r.absent)
 		}
 	}
-	rep := &report{Machine: machine(), Envoy: version, Began: time.Now().UTC(), Rounds: o.rounds, Seconds: o.seconds}
+	rep = &report{Machine: machine(), Envoy: version, Began: time.Now().UTC(), Rounds: o.rounds, Seconds: o.seconds}
 	return rep, measureAll(ctx, s, rows, o, rep, progress)
 }
 

@@ -52,10 +52,6 @@ func (s *streamServer) handler() http.Handler {
 			}
 		}
 	})
-	mux.HandleFunc("/drop", func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.ReadFull(r.Body, make([]byte, 3))
-		panic(http.ErrAbortHandler)
-	})
 	mux.HandleFunc("/hang", func(w http.ResponseWriter, r *http.Request) {
 		s.asked <- struct{}{}
 		select {
@@ -90,7 +86,6 @@ func TestStreams(t *testing.T) {
 	t.Run("continue", func(t *testing.T) { testContinue(t, m.With(t)) })
 	t.Run("trailers", func(t *testing.T) { testTrailers(t, m.With(t)) })
 	t.Run("HTTP/1.0", func(t *testing.T) { testOldHTTP(t, m.With(t)) })
-	t.Run("stalled", func(t *testing.T) { testStalled(t, m.With(t)) })
 	t.Run("upload", func(t *testing.T) { testUpload(t, m.With(t)) })
 	t.Run("slow", func(t *testing.T) { s.testSlow(t, m.With(t)) })
 }
@@ -202,17 +197,6 @@ func testOldHTTP(t *testing.T, m *labtest.Mesh) {
 		}
 		if body, err := io.ReadAll(res.Body); string(body) != "hello" || err != nil || res.Close {
 			t.Fatalf("kept alive: %q, %v, closes: %v", body, err, res.Close)
-		}
-	}
-}
-
-// testStalled: a client that is in the middle of a body learns that the app has gone.
-func testStalled(t *testing.T, m *labtest.Mesh) {
-	for _, port := range []uint16{farHTTP, farH2C} {
-		conn, r := dialFar(t, m, port)
-		fmt.Fprint(conn, "POST /drop HTTP/1.1\r\nHost: far\r\nContent-Length: 10\r\n\r\nbod")
-		if line, err := r.ReadString('\n'); !strings.HasPrefix(line, "HTTP/1.1 502 ") || err != nil {
-			t.Errorf("port %d: told %q, %v", port, line, err)
 		}
 	}
 }

@@ -31,6 +31,8 @@ type Pool[K comparable] struct {
 type PoolConfig struct {
 	// MaxConnsPerKey is how many connections may be open before streams share them. Default 4.
 	MaxConnsPerKey int
+	// MaxConnsFull is how many may be open once those are full. Default MaxConnsPerKey: none more.
+	MaxConnsFull int
 	// MaxStreamsPerConn is how many streams share one. Default 100; the peer may allow fewer.
 	MaxStreamsPerConn int
 	// MaxConns bounds all connections. Default 4096. At the limit the longest idle one of another key goes.
@@ -47,6 +49,7 @@ type PoolConfig struct {
 
 func (c PoolConfig) withDefaults() PoolConfig {
 	c.MaxConnsPerKey = or(c.MaxConnsPerKey, 4)
+	c.MaxConnsFull = or(c.MaxConnsFull, c.MaxConnsPerKey)
 	c.MaxStreamsPerConn = or(c.MaxStreamsPerConn, 100)
 	c.MaxConns = or(c.MaxConns, 4096)
 	c.IdleTimeout = or(c.IdleTimeout, 300*time.Second)

@@ -115,6 +115,10 @@ func (p *Pool[K]) pick(s *slot[K], mustShare bool) (*warm[K], error) {
 	if w := s.reserve(p.cfg.MaxStreamsPerConn); w != nil {
 		return w, nil
 	}
+	// Each that is dialled is to take many of those who wait.
+	if !failing && s.dials*p.cfg.MaxStreamsPerConn <= s.waiters && s.open()+s.dials < p.cfg.MaxConnsFull && p.makeRoom(s) {
+		p.startDial(s)
+	}
 	switch {
 	case s.dials > 0:
 		return nil, nil
