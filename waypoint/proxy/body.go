@@ -84,6 +84,13 @@ func (b *body) reopen(trailer http.Header) (io.ReadCloser, error) {
 	return nil, errLost
 }
 
+// goesOn tells whether the client has not sent all of it yet.
+func (b *body) goesOn() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.end == nil
+}
+
 // forget stops keeping: there will be no other try.
 func (b *body) forget() {
 	b.mu.Lock()

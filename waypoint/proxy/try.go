@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/warren-mesh/warren/waypoint/exchange"
 	"github.com/warren-mesh/warren/waypoint/upstream"
@@ -118,7 +119,9 @@ func (x *passage) roundTrip(t *try, req *http.Request) {
 		note.SpanID = x.trace.Inject(req.Header)
 	}
 	x.tried = append(x.tried, note.Addr)
+	awake := x.wake(t)
 	answer, err := t.pick.RoundTrip(req)
+	awake()
 	t.inform.stop()
 	note.Took = x.p.now().Sub(note.Start)
 	if err != nil {
@@ -132,20 +135,33 @@ func (x *passage) roundTrip(t *try, req *http.Request) {
 	x.rec.Tries = append(x.rec.Tries, note)
 }
 
+// wake has a try whose time is up not wait for a client that has stopped sending its body: net/http returns from a round
+// trip only once it reads the body no more.
+func (x *passage) wake(t *try) (stop func() bool) {
+	if x.body == nil {
+		return func() bool { return true }
+	}
+	return context.AfterFunc(t.limits.ctx, func() {
+		cause := context.Cause(t.limits.ctx)
+		if x.body.goesOn() && (errors.Is(cause, errRequestTimeout) || errors.Is(cause, errTryTimeout)) {
+			_ = http.NewResponseController(x.w).SetReadDeadline(time.Unix(1, 0)) // a client that has gone is told nothing
+		}
+	})
+}
+
 // failed says why a try got no answer.
 func (x *passage) failed(t *try, err error) {
-	cause := context.Cause(x.ctx)
-	if cause == nil {
-		cause = context.Cause(t.limits.ctx)
-	}
+	cause := context.Cause(t.limits.ctx) // which came first: to wake looks like a client that has gone
 	var wrong violation
 	switch {
 	case x.body != nil && errors.As(x.body.failure(), &wrong):
 		t.no, t.final = refusalOf(http.StatusBadRequest, exchange.Malformed, wrong.Error()), true
-	case x.in.Context().Err() != nil:
-		t.no, t.final = gone(), true
 	case errors.Is(cause, errRequestTimeout), errors.Is(cause, upstream.ErrClientDeadline):
 		t.no, t.final = timedOut(cause), true
+	case errors.Is(cause, errTryTimeout) && x.in.Context().Err() != nil: // nobody is there to try again for
+		t.no, t.final = timedOut(cause), true
+	case x.in.Context().Err() != nil:
+		t.no, t.final = gone(), true
 	case x.body != nil && x.body.failure() != nil:
 		t.no, t.final = refusalOf(http.StatusBadRequest, exchange.Malformed, "the request's body ended early").because(x.body.failure()), true
 	case errors.Is(cause, errTryTimeout):
