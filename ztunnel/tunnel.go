@@ -136,7 +136,7 @@ func newTunnels(p *Proxy) *tunnels {
 	t := &tunnels{proxy: p, budget: hbone.NewBudget(bufferBudget), stats: new(hbone.Stats), live: map[*tunnel]struct{}{}, dialled: map[tunnelKey]round{}}
 	t.pool = hbone.NewPool(hbone.PoolConfig{
 		DialTimeout: p.cfg.DialTimeout, MaxConnsFull: maxTunnelsOfPair,
-		Conn:        hbone.Config{Budget: t.budget, Stats: t.stats, Log: p.cfg.Log},
+		Conn: hbone.Config{Budget: t.budget, Stats: t.stats, Log: p.cfg.Log},
 	}, t.dial)
 	return t
 }
