@@ -2,6 +2,7 @@ package podnet
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -73,10 +74,31 @@ func (d *dialer) dial(words []string) (own netip.AddrPort, err error) {
 			return own, fmt.Errorf("bind: %w", err)
 		}
 	}
-	if err := unix.Connect(d.fd, f.sockaddr(netip.MustParseAddrPort(words[1]))); err != nil {
+	if err := connected(d.fd, unix.Connect(d.fd, f.sockaddr(netip.MustParseAddrPort(words[1])))); err != nil {
 		return own, fmt.Errorf("connect: %w", err)
 	}
 	return ofSockaddr(unix.Getsockname(d.fd)), nil
+}
+
+// connected waits for a connect that a signal of Go's runtime interrupted: it goes on by itself (connect(2), EINTR).
+func connected(fd int, err error) error {
+	if !errors.Is(err, unix.EINTR) {
+		return err
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 2000)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return errors.Join(err, unix.ETIMEDOUT)
+		}
+		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil || code == 0 {
+			return err
+		}
+		return unix.Errno(code)
+	}
 }
 
 func (d *dialer) close() {
