@@ -83,7 +83,7 @@ func TestAGatewayOfAnotherClassHasNoWaypoint(t *testing.T) {
 	w := newWorld(t)
 	w.create(gateway("waypoint"))
 	w.create(gateway("second"))
-	for _, name := range []string{"waypoint", "second"} { // the fake API server lets a late status overwrite a spec
+	for _, name := range []string{"waypoint", "second"} {
 		w.condition(name, "Programmed=False")
 	}
 	w.edit("waypoint", func(gw *gatewayv1.Gateway) { gw.Spec.GatewayClassName = "other" })

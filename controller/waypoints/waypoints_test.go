@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
@@ -44,6 +45,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	t.Helper()
 	lists := map[schema.GroupVersionResource]string{gateways(): "GatewayList", classes(): "GatewayClassList"}
 	w := &world{t: t, client: fake.NewClientset(objects...), dynamic: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists)}
+	w.dynamic.PrependReactor("update", "gateways", w.statusAlone)
 	var err error
 	w.manager, err = New(Config{
 		Client: w.client, Dynamic: w.dynamic, Namespace: "warren-system", Controller: "warren-controller.warren-system.svc:15012",
@@ -110,6 +112,22 @@ func (w *world) edit(name string, change func(*gatewayv1.Gateway)) {
 		_, err = w.dynamic.Resource(gateways()).Namespace(shop).Update(context.Background(), unstructuredOf(w.t, gw), metav1.UpdateOptions{})
 		return err
 	})
+}
+
+// statusAlone writes of a status nothing but the status, as an API server does: a late one must not undo a spec.
+func (w *world) statusAlone(a clienttesting.Action) (handled bool, _ runtime.Object, _ error) {
+	update, ok := a.(clienttesting.UpdateAction)
+	if !ok || a.GetSubresource() != "status" {
+		return false, nil, nil
+	}
+	said := update.GetObject().(*unstructured.Unstructured)
+	have, err := w.dynamic.Tracker().Get(gateways(), said.GetNamespace(), said.GetName())
+	if err != nil {
+		return true, nil, err
+	}
+	now := have.(*unstructured.Unstructured).DeepCopy()
+	now.Object["status"] = said.Object["status"]
+	return true, now, w.dynamic.Tracker().Update(gateways(), now, said.GetNamespace())
 }
 
 func (w *world) read(name string) (*gatewayv1.Gateway, error) {
