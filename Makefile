@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CGO_ENABLED := 0
 BIN := bin
 # Tests of sheer volume, which say nothing more with the race detector and take long.
-RACE_SKIP := ^TestBytesBothWays$$|^TestTwoHundred
+RACE_SKIP := ^TestBytesBothWays$$|^TestTwoHundred|^TestTenThousandIdle$$|^TestStreams$$/^slow
 PROTOS := api/meshv1/mesh.proto api/cav1/ca.proto api/adminv1/admin.proto
 
 .PHONY: help
