@@ -21,7 +21,7 @@ func (m *Mesh) Dial(ctx context.Context, pod, address string) (net.Conn, error) 
 		return nil, err
 	}
 	var conn net.Conn
-	err = inNetNS(path, func() (err error) {
+	err = InNetNS(path, func() (err error) {
 		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		return err
 	})
@@ -35,15 +35,16 @@ func (m *Mesh) ListenIn(pod, address string) (net.Listener, error) {
 		return nil, err
 	}
 	var l net.Listener
-	err = inNetNS(path, func() (err error) {
+	err = InNetNS(path, func() (err error) {
 		l, err = net.Listen("tcp", address)
 		return err
 	})
 	return l, err
 }
 
-// inNetNS runs f on a thread of its own, which is thrown away with the namespace that it entered.
-func inNetNS(path string, f func() error) error {
+// InNetNS runs f on a thread of its own, which is thrown away with the network namespace that it entered. Sockets that f
+// makes stay there.
+func InNetNS(path string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()

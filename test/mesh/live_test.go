@@ -7,13 +7,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/internal/labtest"
@@ -83,38 +79,12 @@ func up(t *testing.T, manifests string, edit ...func(*lab.Options)) *labtest.Mes
 	return m
 }
 
-// inNetns runs f on a thread inside a network namespace. Sockets that f makes stay there.
-func inNetns(path string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and let the thread die with its namespace
-		file, err := os.Open(path)
-		if err != nil {
-			done <- err
-			return
-		}
-		defer file.Close()
-		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
-
 // dial connects from a pod, as an app in it would.
-func dial(t testing.TB, m *labtest.Mesh, pod string, to netip.AddrPort) (conn net.Conn, err error) {
+func dial(t testing.TB, m *labtest.Mesh, pod string, to netip.AddrPort) (net.Conn, error) {
 	t.Helper()
-	path, err := m.PodNetNS(pod)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = inNetns(path, func() (err error) {
-		conn, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp", to.String())
-		return err
-	})
-	return conn, err
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return m.Dial(ctx, pod, to.String())
 }
 
 // at returns a pod's address of a family, with a port.
@@ -203,7 +173,7 @@ func listenInNode(t testing.TB, m *labtest.Mesh, node string, v6 bool) netip.Add
 		}
 	}
 	var l net.Listener
-	if err := inNetns(m.NodeNetNS(node), func() (err error) {
+	if err := labtest.InNetNS(m.NodeNetNS(node), func() (err error) {
 		l, err = net.Listen("tcp", to.String())
 		return err
 	}); err != nil {
