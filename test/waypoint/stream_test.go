@@ -251,7 +251,7 @@ func memory(t *testing.T, m *labtest.Mesh, field string) int {
 // testSlow: clients that do not read, and answers that do not come, keep nobody else waiting, on a connection of its own
 // or, with HTTP/2, on theirs.
 func (s *streamServer) testSlow(t *testing.T, m *labtest.Mesh) {
-	const each = 10 // of many more, those that share a tunnel may use up its window (ConnWindow), and wait for each other
+	const each = 50
 	clients := []*http.Client{farClient(m, farSilent, false), farClient(m, farSilent, true)}
 	clients[0].Transport.(*http.Transport).MaxConnsPerHost = 0
 	var task sync.WaitGroup

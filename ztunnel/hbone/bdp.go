@@ -41,7 +41,7 @@ func (b *bdp) received(n int) bool {
 	if now.Sub(b.start) < bdpPause {
 		return false
 	}
-	b.sampling, b.bytes, b.start = true, 0, now
+	b.sampling, b.bytes, b.start = true, int64(n), now // this one too: a window may be one frame
 	return true
 }
 

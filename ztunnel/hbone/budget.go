@@ -7,13 +7,18 @@ import (
 
 // Budget bounds the memory of the receive buffers of all connections that share it, and keeps their free buffers.
 //
-// Above half of the limit windows stop growing and connections are credited only again when there is room, so that
-// senders wait. At the limit a stream that still receives is reset: some stream has to give way, and that one is active.
+// Windows start small, and what they grow by is reserved here first: a quarter of the limit for all of them. So readers
+// that stall take little from those that read. Above half of the limit windows shrink to what they started with. Above
+// three quarters a connection that holds more than its share is credited only again when there is room, so that its peer
+// waits; the others go on. At the limit a stream of such a connection is reset if it still receives: some stream has to
+// give way, and that one is active.
 type Budget struct {
-	limit  int64
-	used   atomic.Int64
-	chunks sync.Pool
-	frames [len(frameSizes)]sync.Pool
+	limit   int64
+	used    atomic.Int64
+	holders atomic.Int64 // connections that hold something
+	grown   atomic.Int64 // bytes of windows beyond their first size
+	chunks  sync.Pool
+	frames  [len(frameSizes)]sync.Pool
 }
 
 // NewBudget returns a budget of limit bytes.
@@ -22,36 +27,66 @@ func NewBudget(limit int64) *Budget { return &Budget{limit: max(limit, 2*chunkSi
 // Used returns the bytes of receive buffers in use.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// Limit returns what Used may not exceed.
+// Limit returns what Used may exceed only by an eighth, for connections below their share.
 func (b *Budget) Limit() int64 { return b.limit }
 
 // tight tells that windows may not grow.
 func (b *Budget) tight() bool { return b.used.Load() > b.limit/2 }
 
-// chunkSize is about one TLS record's payload, and makes a chunk 16 KiB.
-const chunkSize = 16<<10 - 16
-
-// chunk is a piece of a stream's receive buffer: data[r:w] is unread.
-type chunk struct {
-	r, w int
-	data [chunkSize]byte
+// grow reserves n bytes for a window, or gives back -n.
+func (b *Budget) grow(n int64) bool {
+	if b.grown.Add(n) <= b.limit/4 || n <= 0 {
+		return true
+	}
+	b.grown.Add(-n)
+	return false
 }
 
-// chunk returns an empty chunk, or nil if the budget is used up.
-func (b *Budget) chunk() *chunk {
-	if b.used.Add(chunkSize) > b.limit {
+// holding is what one connection's streams hold of a Budget, in bytes.
+type holding struct{ n atomic.Int64 }
+
+// add counts n bytes more, or less.
+func (h *holding) add(b *Budget, n int64) {
+	switch now := h.n.Add(n); now {
+	case n: // it held nothing
+		b.holders.Add(1)
+	case 0:
+		b.holders.Add(-1)
+	}
+}
+
+// greedy tells that memory is scarce and that this connection holds more than its share of it.
+func (h *holding) greedy(b *Budget) bool {
+	scarce := b.limit - b.limit/4
+	return b.used.Load() > scarce && h.n.Load() > scarce/max(1, b.holders.Load())
+}
+
+// chunkSize is the payload of a full TLS record, which one read of the socket gives.
+const chunkSize = 16 << 10
+
+// chunk is a piece of a stream's receive buffer: data[r:w] is unread. data is apart, so that it fills a size class.
+type chunk struct {
+	r, w int
+	data []byte
+}
+
+// chunk returns an empty chunk for a connection, or nil if the budget is used up.
+func (b *Budget) chunk(h *holding) *chunk {
+	if used := b.used.Add(chunkSize); used > b.limit && (used > b.limit+b.limit/8 || h.greedy(b)) {
 		b.used.Add(-chunkSize)
 		return nil
 	}
+	h.add(b, chunkSize)
 	if c, ok := b.chunks.Get().(*chunk); ok {
 		c.r, c.w = 0, 0
 		return c
 	}
-	return new(chunk)
+	return &chunk{data: make([]byte, chunkSize)}
 }
 
-func (b *Budget) freeChunk(c *chunk) {
+func (b *Budget) freeChunk(h *holding, c *chunk) {
 	b.used.Add(-chunkSize)
+	h.add(b, -chunkSize)
 	b.chunks.Put(c)
 }
 

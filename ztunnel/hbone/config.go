@@ -10,7 +10,7 @@ import (
 type Config struct {
 	// MaxStreams is how many streams the peer may have open, and how many handlers may run. Default 200. Server only.
 	MaxStreams uint32
-	// StreamWindow is the number of bytes a new stream's peer may send unread. Default 256 KiB. More costs memory for
+	// StreamWindow is the number of bytes a new stream's peer may send unread. Default 64 KiB. More costs memory for
 	// every slow reader, less costs throughput on the first round trips.
 	StreamWindow uint32
 	// MaxStreamWindow is how far a stream's window may grow by the measured bandwidth-delay product. Default 4 MiB.
@@ -60,7 +60,7 @@ const (
 // withDefaults returns c with every zero field set and every other one inside what the protocol allows.
 func (c Config) withDefaults() Config {
 	c.MaxStreams = or(c.MaxStreams, 200)
-	c.StreamWindow = min(or(c.StreamWindow, 256<<10), maxWindow)
+	c.StreamWindow = min(or(c.StreamWindow, 64<<10), maxWindow)
 	c.MaxStreamWindow = min(max(or(c.MaxStreamWindow, 4<<20), c.StreamWindow), maxWindow)
 	c.ConnWindow = min(max(or(c.ConnWindow, 16<<20), defaultSize), maxWindow)
 	c.MaxFrame = min(max(or(c.MaxFrame, 64<<10), minFrame), 1<<24-1)

@@ -32,6 +32,7 @@ type conn struct {
 	reader  readState
 	writer  writeState
 	bdp     bdp
+	held    holding
 	monitor monitor
 
 	mu      sync.Mutex

@@ -58,16 +58,19 @@ func (c *conn) takeConnWindow(n int64) error {
 	return nil
 }
 
-// payConn credits the connection for what was received, once it is worth a frame. It waits while the budget is tight;
-// whoever frees memory, and the monitor, call again.
+// payConn credits the connection for what was received, once it is worth a frame. It waits while memory is scarce and this
+// connection holds much of it; whoever frees memory, and the monitor, call again.
 func (c *conn) payConn() {
 	n := c.reader.unpaid.Load()
-	if n < int64(c.cfg.ConnWindow)/4 || c.cfg.Budget.tight() || !c.reader.unpaid.CompareAndSwap(n, 0) {
+	if n < int64(c.cfg.ConnWindow)/4 || c.held.greedy(c.cfg.Budget) || !c.reader.unpaid.CompareAndSwap(n, 0) {
 		return
 	}
 	c.reader.window.Add(n)
 	c.queueWindowUpdate(0, n)
 }
+
+func (c *conn) chunk() *chunk      { return c.cfg.Budget.chunk(&c.held) }
+func (c *conn) freeChunk(k *chunk) { c.cfg.Budget.freeChunk(&c.held, k) }
 
 // readPadding returns the lengths of a frame's data and of the padding behind it.
 func (c *conn) readPadding(fh http2.FrameHeader) (size, padding int, err error) {
@@ -128,7 +131,7 @@ func (c *conn) lateData(id uint32) error {
 func (c *conn) copyPayload(s *Stream, size int) error {
 	br := c.reader.br
 	for size > 0 {
-		if br.Buffered() == 0 && size >= chunkSize {
+		if br.Buffered() == 0 && size >= chunkSize && s.wantsChunk() {
 			n, err := s.receive(&c.reader.src, size)
 			size -= n
 			if err != nil {

@@ -77,8 +77,9 @@ func TestRelayBetweenSockets(t *testing.T) {
 // fill writes until nothing goes any more and returns how much that was.
 func fill(t *testing.T, s *Stream) int {
 	t.Helper()
+	b := make([]byte, 64<<20) // before the deadline is set: it takes a while on a busy machine
 	s.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-	n, err := s.Write(make([]byte, 64<<20))
+	n, err := s.Write(b)
 	if err == nil {
 		t.Fatal("64 MiB were taken without a reader")
 	}
@@ -215,8 +216,8 @@ func TestWindowGrowsForAReaderThatKeepsUp(t *testing.T) {
 	}
 	// A stream that is not read does not get more than it started with.
 	idle := mustConnect(t, e.ClientConn)
-	if n := fill(t, idle); n != 256<<10 {
-		t.Errorf("an unread stream took %d bytes, want 262144", n)
+	if n := fill(t, idle); n != 64<<10 {
+		t.Errorf("an unread stream took %d bytes, want 65536", n)
 	}
 }
 
@@ -260,7 +261,7 @@ func delay(dst, src net.Conn, d time.Duration) {
 func TestBudgetBoundsUnreadBytes(t *testing.T) {
 	budget := NewBudget(1 << 20)
 	stats := new(Stats)
-	e := newPair(t, pairConfig{server: Config{Budget: budget, Stats: stats}, handle: func(_ context.Context, in *Inbound) {
+	e := newPair(t, pairConfig{server: Config{Budget: budget, Stats: stats, StreamWindow: 256 << 10}, handle: func(_ context.Context, in *Inbound) {
 		if s, err := in.Accept(Answer{}); err == nil {
 			<-s.Done()
 		}
@@ -282,6 +283,70 @@ func TestBudgetBoundsUnreadBytes(t *testing.T) {
 	}
 	e.Close()
 	waitFor(t, "the buffers to be released", func() bool { return budget.Used() == 0 })
+}
+
+// readSome takes the first n bytes of every stream, and then nothing more.
+func readSome(n int64) func(context.Context, *Inbound) {
+	return func(_ context.Context, in *Inbound) {
+		if s, err := in.Accept(Answer{}); err == nil {
+			_, _ = io.CopyN(io.Discard, s, n)
+			<-s.Done()
+		}
+	}
+}
+
+// Streams whose readers kept up, so that their windows grew, and then stopped, leave room for others on their connection.
+func TestReadersThatStopHoldBackNoOtherStream(t *testing.T) {
+	const stalled, read = 40, 2 << 20
+	budget, stats := NewBudget(8<<20), new(Stats)
+	slow := readSome(read)
+	e := newPair(t, pairConfig{dial: delayed(time.Millisecond), server: Config{Budget: budget, Stats: stats}, handle: func(ctx context.Context, in *Inbound) {
+		if in.Request().Authority == slowAuthority {
+			slow(ctx, in)
+			return
+		}
+		if s, err := in.Accept(Answer{}); err == nil {
+			_, _ = io.Copy(io.Discard, s)
+			_ = s.CloseWrite()
+		}
+	}})
+	for range stalled {
+		s, err := e.Connect(testContext(t), Request{Authority: slowAuthority})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = s.Write(make([]byte, 64<<20)) }() // until it is closed
+		t.Cleanup(func() { _ = s.Close() })
+	}
+	waitFor(t, "all to stall", func() bool { return budget.Used() >= stalled*64<<10 })
+	quick := mustConnect(t, e.ClientConn)
+	fill1(t, quick, 32<<20) // twice the connection's window
+	if err := quick.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	wantEOF(t, quick)
+	if n := stats.BudgetResets.Load(); n > 0 || budget.Used() > budget.Limit() {
+		t.Errorf("%d streams were reset; %d bytes of %d are used", n, budget.Used(), budget.Limit())
+	}
+}
+
+const slowAuthority = "10.0.0.9:9"
+
+// A connection that uses the budget up is not credited any more, and others that share it go on.
+func TestAGreedyConnectionHoldsBackNoOther(t *testing.T) {
+	budget, stats := NewBudget(4<<20), new(Stats)
+	greedy := newPair(t, pairConfig{server: Config{Budget: budget, Stats: stats}, handle: readSome(0)})
+	other := newPair(t, pairConfig{server: Config{Budget: budget}, handle: both(t, 32<<20)})
+	for range 100 {
+		s := mustConnect(t, greedy.ClientConn)
+		s.SetWriteDeadline(time.Now().Add(patience))
+		_, _ = s.Write(make([]byte, 64<<10)) // some are reset: 6.25 MiB do not fit
+	}
+	waitFor(t, "a stream to be reset", func() bool { return stats.BudgetResets.Load() > 0 })
+	bulk(t, mustConnect(t, other.ClientConn), 32<<20)
+	if used := budget.Used(); used > budget.Limit()+budget.Limit()/8 {
+		t.Errorf("%d bytes of %d are used", used, budget.Limit())
+	}
 }
 
 // waitFor looks until the condition holds.

@@ -18,6 +18,7 @@ type recvState struct {
 	buffered int64 // delivered, not yet consumed: what chunks hold and what WriteTo is writing
 	window   int64 // what the peer may still send
 	target   int64 // what window and buffered should add up to
+	grown    int64 // what of them is reserved in the Budget: all beyond the first window
 	err      error // what to return once chunks are empty; io.EOF after END_STREAM
 	dropping bool  // nobody reads: throw away what comes
 	waiting  bool
@@ -43,7 +44,7 @@ func (s *Stream) deliver(b []byte) {
 	dropped, full := false, false
 	r.mu.Lock()
 	for len(b) > 0 {
-		last := r.tail(s.c.cfg.Budget)
+		last := s.tail()
 		if last == nil {
 			dropped, full = true, !r.dropping
 			break
@@ -60,6 +61,16 @@ func (s *Stream) deliver(b []byte) {
 	}
 }
 
+// wantsChunk tells that what comes next belongs into a new chunk: the last has little room left, or there is none. A peer
+// that sends crumbs must not have each kept in a chunk of its own.
+func (s *Stream) wantsChunk() bool {
+	r := &s.recv
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.chunks)
+	return n == 0 || r.chunks[n-1].w > chunkSize/2
+}
+
 // receive reads at most limit bytes from src right into a new chunk.
 func (s *Stream) receive(src io.Reader, limit int) (int, error) {
 	r := &s.recv
@@ -68,7 +79,7 @@ func (s *Stream) receive(src io.Reader, limit int) (int, error) {
 	r.mu.Unlock()
 	var c *chunk
 	if !dropping {
-		c = s.c.cfg.Budget.chunk()
+		c = s.c.chunk()
 	}
 	if c == nil {
 		var waste [4 << 10]byte
@@ -81,7 +92,7 @@ func (s *Stream) receive(src io.Reader, limit int) (int, error) {
 	r.mu.Lock()
 	if n == 0 || r.dropping {
 		r.mu.Unlock()
-		s.c.cfg.Budget.freeChunk(c)
+		s.c.freeChunk(c)
 		s.dropped(false)
 		return n, err
 	}
@@ -102,15 +113,16 @@ func (s *Stream) dropped(budgetFull bool) {
 	}
 }
 
-// tail returns a chunk with room, or nil if there is none to have. The caller holds mu.
-func (r *recvState) tail(b *Budget) *chunk {
+// tail returns a chunk with room, or nil if there is none to have. The caller holds recv.mu.
+func (s *Stream) tail() *chunk {
+	r := &s.recv
 	if r.dropping {
 		return nil
 	}
 	if n := len(r.chunks); n > 0 && r.chunks[n-1].w < chunkSize {
 		return r.chunks[n-1]
 	}
-	c := b.chunk()
+	c := s.c.chunk()
 	if c != nil {
 		r.chunks = append(r.chunks, c)
 	}
@@ -133,6 +145,8 @@ func (s *Stream) endReceive(err error) {
 		if err == nil {
 			r.err = io.EOF
 		}
+		s.c.cfg.Budget.grow(-r.grown) // nothing more comes
+		r.grown = 0
 	}
 	r.limit.stop()
 	r.ready.Broadcast()
@@ -178,7 +192,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			break
 		}
 		r.chunks = r.chunks[:copy(r.chunks, r.chunks[1:])]
-		s.c.cfg.Budget.freeChunk(c)
+		s.c.freeChunk(c)
 	}
 	r.mu.Unlock()
 	s.consumed(int64(n))
@@ -214,7 +228,7 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 		n, err := writeChunks(w, taken, &vector)
 		total += n
 		for _, c := range taken {
-			s.c.cfg.Budget.freeChunk(c)
+			s.c.freeChunk(c)
 		}
 		s.consumed(size)
 		if err != nil {
@@ -245,18 +259,17 @@ func (s *Stream) consumed(n int64) {
 	s.pay()
 }
 
-// pay credits the peer for what is neither in its window nor buffered, once that is worth a frame. The window grows with
-// the measured bandwidth-delay product while the stream's reader keeps up and memory allows, and shrinks again if not.
+// pay credits the peer for what is neither in its window nor buffered, once that is worth a frame.
 func (s *Stream) pay() {
 	r := &s.recv
 	r.mu.Lock()
-	if s.c.cfg.Budget.tight() {
-		r.target = int64(s.c.cfg.StreamWindow)
-	} else if r.buffered < r.target/4 {
-		r.target = max(r.target, s.c.bdp.target.Load())
+	if r.err != nil {
+		r.mu.Unlock()
+		return
 	}
+	s.aim()
 	credit := r.target - r.window - r.buffered
-	if r.err != nil || credit < r.target/4 {
+	if credit < r.target/4 {
 		r.mu.Unlock()
 		return
 	}
@@ -264,6 +277,23 @@ func (s *Stream) pay() {
 	r.mu.Unlock()
 	s.c.queueWindowUpdate(s.id, credit)
 	s.c.payConn()
+}
+
+// aim sets the size of the window: it grows with the measured bandwidth-delay product while the stream's reader keeps up
+// and there is memory for it, and shrinks again if not. What was promised to the peer stays reserved until it is used
+// up. The caller holds recv.mu.
+func (s *Stream) aim() {
+	r, budget, first := &s.recv, s.c.cfg.Budget, int64(s.c.cfg.StreamWindow)
+	switch want := min(2*r.target, s.c.bdp.target.Load()); {
+	case budget.tight():
+		r.target = first
+	case r.buffered < r.target/4 && want > r.target && budget.grow(max(0, want-first-r.grown)):
+		r.target, r.grown = want, max(r.grown, want-first)
+	}
+	if unused := r.grown - (max(r.target, r.window+r.buffered) - first); unused > 0 {
+		budget.grow(-unused)
+		r.grown -= unused
+	}
 }
 
 // CloseRead throws away what is buffered and what still comes, as shutdown(SHUT_RD) does. The peer is not told: its
@@ -274,7 +304,7 @@ func (s *Stream) CloseRead() error {
 	r.dropping = true
 	for _, c := range r.chunks {
 		r.buffered -= int64(c.w - c.r)
-		s.c.cfg.Budget.freeChunk(c)
+		s.c.freeChunk(c)
 	}
 	r.chunks = nil
 	r.ready.Broadcast()
