@@ -5,6 +5,7 @@
 //	enroll    which pods of this node are captured
 //	procpods  pods that run already, from /proc
 //	podnet    sockets inside their network namespaces
+//	direct    connections that the kernel makes by itself
 //	observe   connection records → log, metrics, flows
 //	kubelet   whose probes reach pods without ztunnel
 //	admin     what agentctl and the CNI plug-in ask, on a unix socket
@@ -25,6 +26,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/warren-mesh/warren/agent/admin"
+	"github.com/warren-mesh/warren/agent/direct"
 	"github.com/warren-mesh/warren/agent/enroll"
 	"github.com/warren-mesh/warren/agent/feed"
 	"github.com/warren-mesh/warren/agent/observe"
@@ -86,6 +88,7 @@ type Agent struct {
 	feed       *feed.Client
 	world      *mesh.Store[ztunnel.World]
 	capture    *bpf.Capture
+	direct     *direct.Follower
 	thread     *podnet.Thread
 	proxy      *ztunnel.Proxy
 	observer   *observe.Observer
@@ -168,11 +171,15 @@ func (a *Agent) dataPath() error {
 		return err
 	}
 	a.capture = capture
+	if a.direct, err = direct.New(capture, a.cfg.Log); err != nil {
+		return err
+	}
 	certs := certs{a.manager, a.bundles}
 	a.observer = observe.New(a.cfg.Node, a.cfg.Log, a.reg)
 	a.proxy = ztunnel.New(ztunnel.Config{
 		Node: a.cfg.Node, World: a.world, Certs: certs, Log: a.cfg.Log, Sink: a.observer.Sink,
 		MaxConns: maxConns(), EncryptSameNode: a.cfg.EncryptSameNode,
+		Kernel: a.direct,
 	})
 	a.enroller, err = enroll.New(enroll.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.StateDir, World: a.world, Capture: capture, Thread: a.thread,
@@ -232,6 +239,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.reportPods(gctx) })
 	group.Go(func() error { return a.keepNode(gctx) })
 	group.Go(func() error { return a.followKubelet(gctx) })
+	group.Go(func() error { return a.direct.Run(gctx, a.proxy) })
 	group.Go(func() error {
 		return relay.New(relay.Config{Client: adminv1.NewRelayClient(a.channel), Admin: a.admin, Log: a.cfg.Log}).Run(gctx)
 	})

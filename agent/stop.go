@@ -24,7 +24,7 @@ func (a *Agent) linger(stop, ended context.Context) {
 	over := time.After(a.cfg.DrainTimeout)
 	look := time.NewTicker(50 * time.Millisecond)
 	defer look.Stop()
-	for a.openSince(asked) {
+	for a.proxy.CarriesSince(asked) {
 		select {
 		case <-ended.Done():
 			return
@@ -33,10 +33,4 @@ func (a *Agent) linger(stop, ended context.Context) {
 		case <-look.C:
 		}
 	}
-}
-
-// openSince tells whether a connection is open that was open at a time already.
-func (a *Agent) openSince(t time.Time) bool {
-	open := a.proxy.Connections() // oldest first
-	return len(open) > 0 && !open[0].Start.After(t)
 }

@@ -6,12 +6,13 @@
  *   outbound.h  connect4/6       app dials: note the destination on the socket, show the pod's source, turn to ztunnel
  *               established      (sockops, before the SYN) publish the destination under the now known local port
  *   inbound.h   steer            (sk_lookup) hand every new connection to the listener of its role
+ *   direct.h                     (in all of these) what was permitted goes from pod to pod of this node, past ztunnel
  *   kubelet.h                    (in established and steer) let the kubelet's probes through to the app
  *   names.h     getpeername4/6   tell each app its true peer, accept() included
  *               getsockname4/6   tell a client its own address, never loopback
  *   here        sendmsg4/6       count datagrams, which are not captured
  *
- * capture.h is what the Go side shares, maps.h the maps, addr.h the one form of an address.
+ * capture.h is what the Go side shares, maps.h the maps, addr.h the one form of an address, ends.h of a connection.
  *
  * Each program normalises its context to struct addr, decides in shared code, and writes back: the verifier lets
  * an IPv4 program see no IPv6 field and the other way round.
@@ -40,6 +41,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 enum pod_state *pod_state_btf __attribute__((unused));
 enum listener_role *listener_role_btf __attribute__((unused));
 enum capture_reason *capture_reason_btf __attribute__((unused));
+enum direct_kind *direct_kind_btf __attribute__((unused));
+struct direct_event *direct_event_btf __attribute__((unused));
 
 /* sendmsg: only counted. */
 

@@ -22,7 +22,7 @@ import (
 )
 
 // abiVersion names the layout of the pinned maps. A change to a shared struct or a map's type needs a new one.
-const abiVersion = "v2"
+const abiVersion = "v3"
 
 // ErrInUse is returned by Open if another process drives the same pins.
 var ErrInUse = errors.New("pins are in use by another agent")
@@ -48,9 +48,10 @@ type Capture struct {
 	// unreadable is why the programs cannot tell processes apart, nil if they can.
 	unreadable error
 
-	mu    sync.Mutex
-	slots map[uint64]*Slot // by netns cookie
-	used  map[uint32]bool  // slot indexes
+	mu         sync.Mutex
+	slots      map[uint64]*Slot // by netns cookie
+	used       map[uint32]bool  // slot indexes
+	generation uint64           // of the permits that count
 }
 
 // Open loads the programs and attaches them, or takes over those that an earlier agent pinned: then their
@@ -125,6 +126,9 @@ func (c *Capture) create(cfg Config, dir string) error {
 	if err := c.loadPrograms(nil); err != nil {
 		return err
 	}
+	if err := c.setGeneration(1); err != nil { // 0 is none's
+		return err
+	}
 	for name, m := range c.shared {
 		if err := m.Pin(filepath.Join(dir, "maps", name)); err != nil {
 			return fmt.Errorf("pin map %s: %w", name, err)
@@ -161,7 +165,7 @@ func (c *Capture) takeOver(cfg Config) error {
 	if err := c.loadPrograms(pinned); err != nil {
 		return err
 	}
-	if err := c.adoptSlots(); err != nil {
+	if err := errors.Join(c.adoptSlots(), c.adoptGeneration()); err != nil {
 		return err
 	}
 	return c.replaceHooks(cfg.CgroupRoot)
@@ -194,6 +198,9 @@ func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
 		Listeners: c.shared[captureMapListeners], Origins: c.shared[captureMapOrigins],
 		OwnAddrs: c.shared[captureMapOwnAddrs], OwnSockets: c.shared[captureMapOwnSockets],
 		Peers: c.shared[captureMapPeers], Pods: c.shared[captureMapPods], Slots: c.shared[captureMapSlots],
+		Permits: c.shared[captureMapPermits], Generation: c.shared[captureMapGeneration],
+		Directs: c.shared[captureMapDirects], DirectOpen: c.shared[captureMapDirectOpen],
+		DirectEvents: c.shared[captureMapDirectEvents],
 	}
 	return nil
 }

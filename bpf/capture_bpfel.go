@@ -23,28 +23,83 @@ type captureAddr struct {
 type captureCaptureReason uint32
 
 const (
-	captureCaptureReasonOUT_CAPTURED    captureCaptureReason = 0
-	captureCaptureReasonOUT_OWN         captureCaptureReason = 1
-	captureCaptureReasonOUT_LOCAL       captureCaptureReason = 2
-	captureCaptureReasonOUT_LINK_LOCAL  captureCaptureReason = 3
-	captureCaptureReasonOUT_UDP         captureCaptureReason = 4
-	captureCaptureReasonOUT_OTHER       captureCaptureReason = 5
-	captureCaptureReasonOUT_PENDING     captureCaptureReason = 6
-	captureCaptureReasonOUT_NO_SOURCE   captureCaptureReason = 7
-	captureCaptureReasonOUT_ERROR       captureCaptureReason = 8
-	captureCaptureReasonOUT_FAIL_OPEN   captureCaptureReason = 9
-	captureCaptureReasonIN_PLAINTEXT    captureCaptureReason = 10
-	captureCaptureReasonIN_TUNNEL       captureCaptureReason = 11
-	captureCaptureReasonIN_LOCAL        captureCaptureReason = 12
-	captureCaptureReasonIN_PENDING      captureCaptureReason = 13
-	captureCaptureReasonIN_NO_LISTENER  captureCaptureReason = 14
-	captureCaptureReasonIN_ERROR        captureCaptureReason = 15
-	captureCaptureReasonIN_FAIL_OPEN    captureCaptureReason = 16
-	captureCaptureReasonUDP_SENT        captureCaptureReason = 17
-	captureCaptureReasonIN_PROBE        captureCaptureReason = 18
-	captureCaptureReasonPROBE_NOT_NOTED captureCaptureReason = 19
-	captureCaptureReasonREASONS         captureCaptureReason = 20
+	captureCaptureReasonOUT_CAPTURED     captureCaptureReason = 0
+	captureCaptureReasonOUT_OWN          captureCaptureReason = 1
+	captureCaptureReasonOUT_LOCAL        captureCaptureReason = 2
+	captureCaptureReasonOUT_LINK_LOCAL   captureCaptureReason = 3
+	captureCaptureReasonOUT_UDP          captureCaptureReason = 4
+	captureCaptureReasonOUT_OTHER        captureCaptureReason = 5
+	captureCaptureReasonOUT_PENDING      captureCaptureReason = 6
+	captureCaptureReasonOUT_NO_SOURCE    captureCaptureReason = 7
+	captureCaptureReasonOUT_ERROR        captureCaptureReason = 8
+	captureCaptureReasonOUT_FAIL_OPEN    captureCaptureReason = 9
+	captureCaptureReasonIN_PLAINTEXT     captureCaptureReason = 10
+	captureCaptureReasonIN_TUNNEL        captureCaptureReason = 11
+	captureCaptureReasonIN_LOCAL         captureCaptureReason = 12
+	captureCaptureReasonIN_PENDING       captureCaptureReason = 13
+	captureCaptureReasonIN_NO_LISTENER   captureCaptureReason = 14
+	captureCaptureReasonIN_ERROR         captureCaptureReason = 15
+	captureCaptureReasonIN_FAIL_OPEN     captureCaptureReason = 16
+	captureCaptureReasonUDP_SENT         captureCaptureReason = 17
+	captureCaptureReasonIN_PROBE         captureCaptureReason = 18
+	captureCaptureReasonPROBE_NOT_NOTED  captureCaptureReason = 19
+	captureCaptureReasonOUT_DIRECT       captureCaptureReason = 20
+	captureCaptureReasonIN_DIRECT        captureCaptureReason = 21
+	captureCaptureReasonDIRECT_NOT_NOTED captureCaptureReason = 22
+	captureCaptureReasonDIRECT_END_LOST  captureCaptureReason = 23
+	captureCaptureReasonREASONS          captureCaptureReason = 24
 )
+
+type captureDial struct {
+	_          structs.HostLayout
+	Origin     captureOrigin
+	Generation uint64
+	To         captureNeighbour
+	Slot       uint32
+	Zero       uint32
+}
+
+type captureDirect struct {
+	_           structs.HostLayout
+	Client      uint64
+	Server      uint64
+	Generation  uint64
+	Until       uint64
+	At          uint64
+	Established uint64
+	Dialled     captureAddr
+	Slot        uint32
+	ToSlot      uint32
+	Zero        uint32
+}
+
+type captureDirectEvent struct {
+	_           structs.HostLayout
+	Ends        captureEnds
+	Direct      captureDirect
+	At          uint64
+	Kind        uint32
+	OldState    uint32
+	Acked       uint64
+	Received    uint64
+	Error       uint32
+	GotFin      uint32
+	SrttUs      uint32
+	Retransmits uint32
+}
+
+type captureDirectKind uint32
+
+const (
+	captureDirectKindDIRECT_OPENS captureDirectKind = 1
+	captureDirectKindDIRECT_ENDED captureDirectKind = 2
+)
+
+type captureEnds struct {
+	_      structs.HostLayout
+	Client captureAddr
+	Server captureAddr
+}
 
 type captureKubelet struct {
 	_     structs.HostLayout
@@ -61,6 +116,13 @@ const (
 	captureListenerRoleROLE_TUNNEL    captureListenerRole = 2
 	captureListenerRoleROLE_STRIDE    captureListenerRole = 8
 )
+
+type captureNeighbour struct {
+	_     structs.HostLayout
+	Addr  captureAddr
+	Slot  uint32
+	Netns uint64
+}
 
 type captureOrigin struct {
 	_     structs.HostLayout
@@ -89,6 +151,18 @@ type capturePeerKey struct {
 	Remote captureAddr
 }
 
+type capturePermit struct {
+	_          structs.HostLayout
+	Generation uint64
+	To         captureNeighbour
+}
+
+type capturePermitKey struct {
+	_    structs.HostLayout
+	Slot uint32
+	Dst  captureAddr
+}
+
 type capturePodState uint32
 
 const (
@@ -97,12 +171,6 @@ const (
 	capturePodStatePOD_ENROLLED  capturePodState = 2
 	capturePodStatePOD_LEAVING   capturePodState = 3
 )
-
-type captureProbeKey struct {
-	_      structs.HostLayout
-	Client captureAddr
-	Server captureAddr
-}
 
 type captureSlot struct {
 	_        structs.HostLayout
@@ -121,12 +189,17 @@ type captureSlot struct {
 const (
 	captureMapCounters         = "counters"
 	captureMapDialled          = "dialled"
+	captureMapDirectEvents     = "direct_events"
+	captureMapDirectOpen       = "direct_open"
+	captureMapDirects          = "directs"
+	captureMapGeneration       = "generation"
 	captureMapKubelets         = "kubelets"
 	captureMapListeners        = "listeners"
 	captureMapOrigins          = "origins"
 	captureMapOwnAddrs         = "own_addrs"
 	captureMapOwnSockets       = "own_sockets"
 	captureMapPeers            = "peers"
+	captureMapPermits          = "permits"
 	captureMapPods             = "pods"
 	captureMapProbes           = "probes"
 	captureMapSlots            = "slots"
@@ -141,6 +214,8 @@ const (
 	captureProgSendmsg6        = "sendmsg6"
 	captureProgSteer           = "steer"
 	captureVarCaptureReasonBtf = "capture_reason_btf"
+	captureVarDirectEventBtf   = "direct_event_btf"
+	captureVarDirectKindBtf    = "direct_kind_btf"
 	captureVarListenerRoleBtf  = "listener_role_btf"
 	captureVarPodStateBtf      = "pod_state_btf"
 	captureVarReadsTasks       = "reads_tasks"
@@ -205,17 +280,22 @@ type captureProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type captureMapSpecs struct {
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Dialled    *ebpf.MapSpec `ebpf:"dialled"`
-	Kubelets   *ebpf.MapSpec `ebpf:"kubelets"`
-	Listeners  *ebpf.MapSpec `ebpf:"listeners"`
-	Origins    *ebpf.MapSpec `ebpf:"origins"`
-	OwnAddrs   *ebpf.MapSpec `ebpf:"own_addrs"`
-	OwnSockets *ebpf.MapSpec `ebpf:"own_sockets"`
-	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	Pods       *ebpf.MapSpec `ebpf:"pods"`
-	Probes     *ebpf.MapSpec `ebpf:"probes"`
-	Slots      *ebpf.MapSpec `ebpf:"slots"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Dialled      *ebpf.MapSpec `ebpf:"dialled"`
+	DirectEvents *ebpf.MapSpec `ebpf:"direct_events"`
+	DirectOpen   *ebpf.MapSpec `ebpf:"direct_open"`
+	Directs      *ebpf.MapSpec `ebpf:"directs"`
+	Generation   *ebpf.MapSpec `ebpf:"generation"`
+	Kubelets     *ebpf.MapSpec `ebpf:"kubelets"`
+	Listeners    *ebpf.MapSpec `ebpf:"listeners"`
+	Origins      *ebpf.MapSpec `ebpf:"origins"`
+	OwnAddrs     *ebpf.MapSpec `ebpf:"own_addrs"`
+	OwnSockets   *ebpf.MapSpec `ebpf:"own_sockets"`
+	Peers        *ebpf.MapSpec `ebpf:"peers"`
+	Permits      *ebpf.MapSpec `ebpf:"permits"`
+	Pods         *ebpf.MapSpec `ebpf:"pods"`
+	Probes       *ebpf.MapSpec `ebpf:"probes"`
+	Slots        *ebpf.MapSpec `ebpf:"slots"`
 }
 
 // captureVariableSpecs contains global variables before they are loaded into the kernel.
@@ -223,6 +303,8 @@ type captureMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type captureVariableSpecs struct {
 	CaptureReasonBtf *ebpf.VariableSpec `ebpf:"capture_reason_btf"`
+	DirectEventBtf   *ebpf.VariableSpec `ebpf:"direct_event_btf"`
+	DirectKindBtf    *ebpf.VariableSpec `ebpf:"direct_kind_btf"`
 	ListenerRoleBtf  *ebpf.VariableSpec `ebpf:"listener_role_btf"`
 	PodStateBtf      *ebpf.VariableSpec `ebpf:"pod_state_btf"`
 	ReadsTasks       *ebpf.VariableSpec `ebpf:"reads_tasks"`
@@ -249,29 +331,39 @@ func (o *captureObjects) Close() error {
 //
 // It can be passed to loadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type captureMaps struct {
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Dialled    *ebpf.Map `ebpf:"dialled"`
-	Kubelets   *ebpf.Map `ebpf:"kubelets"`
-	Listeners  *ebpf.Map `ebpf:"listeners"`
-	Origins    *ebpf.Map `ebpf:"origins"`
-	OwnAddrs   *ebpf.Map `ebpf:"own_addrs"`
-	OwnSockets *ebpf.Map `ebpf:"own_sockets"`
-	Peers      *ebpf.Map `ebpf:"peers"`
-	Pods       *ebpf.Map `ebpf:"pods"`
-	Probes     *ebpf.Map `ebpf:"probes"`
-	Slots      *ebpf.Map `ebpf:"slots"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	Dialled      *ebpf.Map `ebpf:"dialled"`
+	DirectEvents *ebpf.Map `ebpf:"direct_events"`
+	DirectOpen   *ebpf.Map `ebpf:"direct_open"`
+	Directs      *ebpf.Map `ebpf:"directs"`
+	Generation   *ebpf.Map `ebpf:"generation"`
+	Kubelets     *ebpf.Map `ebpf:"kubelets"`
+	Listeners    *ebpf.Map `ebpf:"listeners"`
+	Origins      *ebpf.Map `ebpf:"origins"`
+	OwnAddrs     *ebpf.Map `ebpf:"own_addrs"`
+	OwnSockets   *ebpf.Map `ebpf:"own_sockets"`
+	Peers        *ebpf.Map `ebpf:"peers"`
+	Permits      *ebpf.Map `ebpf:"permits"`
+	Pods         *ebpf.Map `ebpf:"pods"`
+	Probes       *ebpf.Map `ebpf:"probes"`
+	Slots        *ebpf.Map `ebpf:"slots"`
 }
 
 func (m *captureMaps) Close() error {
 	return _CaptureClose(
 		m.Counters,
 		m.Dialled,
+		m.DirectEvents,
+		m.DirectOpen,
+		m.Directs,
+		m.Generation,
 		m.Kubelets,
 		m.Listeners,
 		m.Origins,
 		m.OwnAddrs,
 		m.OwnSockets,
 		m.Peers,
+		m.Permits,
 		m.Pods,
 		m.Probes,
 		m.Slots,
@@ -283,6 +375,8 @@ func (m *captureMaps) Close() error {
 // It can be passed to loadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type captureVariables struct {
 	CaptureReasonBtf *ebpf.Variable `ebpf:"capture_reason_btf"`
+	DirectEventBtf   *ebpf.Variable `ebpf:"direct_event_btf"`
+	DirectKindBtf    *ebpf.Variable `ebpf:"direct_kind_btf"`
 	ListenerRoleBtf  *ebpf.Variable `ebpf:"listener_role_btf"`
 	PodStateBtf      *ebpf.Variable `ebpf:"pod_state_btf"`
 	ReadsTasks       *ebpf.Variable `ebpf:"reads_tasks"`

@@ -38,20 +38,20 @@ func (s *Slot) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration
 	if err != nil {
 		return netip.AddrPort{}, 0, fmt.Errorf("look up original destination: %w", err)
 	}
-	age, err := ageOf(o)
+	age, err := ageOf(o.At)
 	if err == nil && age > maxWait {
 		return netip.AddrPort{}, 0, ErrNotCaptured
 	}
 	return addrPortOf(o.Dst), age, err
 }
 
-// ageOf is how long ago the connection was captured.
-func ageOf(o captureOrigin) (time.Duration, error) {
+// ageOf is how long ago something was, by the kernel's clock.
+func ageOf(at uint64) (time.Duration, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return 0, fmt.Errorf("read clock: %w", err)
 	}
-	return time.Duration(now.Nano() - int64(o.At)), nil
+	return time.Duration(now.Nano() - int64(at)), nil
 }
 
 // Source returns the captured connection's source as its app sees it. A socket that the app bound to a port only comes

@@ -67,8 +67,8 @@ func (c *Capture) forgetProbes() error {
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return fmt.Errorf("read clock: %w", err)
 	}
-	var old []captureProbeKey
-	var key captureProbeKey
+	var old []captureEnds
+	var key captureEnds
 	var until uint64
 	for it := c.maps.Probes.Iterate(); it.Next(&key, &until); {
 		if until < uint64(now.Nano()) {

@@ -38,17 +38,17 @@ func TestANewAgentForgetsProbesThatCountForNothing(t *testing.T) {
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		t.Fatal(err)
 	}
-	old, young := captureProbeKey{Client: captureAddr{Port: 1}}, captureProbeKey{Client: captureAddr{Port: 2}}
-	for key, until := range map[captureProbeKey]time.Duration{old: -time.Second, young: time.Minute} {
+	old, young := captureEnds{Client: captureAddr{Port: 1}}, captureEnds{Client: captureAddr{Port: 2}}
+	for key, until := range map[captureEnds]time.Duration{old: -time.Second, young: time.Minute} {
 		if err := c.maps.Probes.Put(key, uint64(now.Nano()+int64(until))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	c.Close()
 	c = open(t, dir)
-	var key captureProbeKey
+	var key captureEnds
 	var until uint64
-	var left []captureProbeKey
+	var left []captureEnds
 	for it := c.maps.Probes.Iterate(); it.Next(&key, &until); {
 		left = append(left, key)
 	}

@@ -216,7 +216,7 @@ func (s *Slot) setState(state capturePodState) error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	s.value.State = uint32(state)
-	return s.write()
+	return errors.Join(s.write(), s.c.advance())
 }
 
 // Withdraw lets the pod go: its next connection is as if there were no mesh.
@@ -234,7 +234,7 @@ func (s *Slot) Withdraw() error {
 
 func (s *Slot) clear() error {
 	s.value.State = uint32(capturePodStatePOD_UNMANAGED)
-	err := s.write()
+	err := errors.Join(s.write(), s.c.advance()) // the slot's next pod is another
 	if l, lerr := link.LoadPinnedLink(s.linkPath(), nil); lerr == nil {
 		_ = l.Unpin()
 		l.Close()

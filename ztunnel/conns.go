@@ -16,9 +16,10 @@ type conns struct {
 	max   int
 	tasks sync.WaitGroup // a goroutine a connection
 
-	mu    sync.Mutex
-	open  map[*conn]struct{}
-	byPod map[*Pod]int
+	mu      sync.Mutex
+	open    map[*conn]struct{}
+	carried int // of open: the others hold none of this process's sockets
+	byPod   map[*Pod]int
 }
 
 func newConns(max int) *conns {
@@ -32,6 +33,10 @@ func (c *conns) podShare() int { return c.max - c.max/4 }
 type conn struct {
 	in, out atomic.Uint64
 	pod     *Pod
+	// permit lets the kernel connect the next ones like it; only for what a pod's app dialled.
+	permit func()
+	// traffic asks the kernel for the byte counts of a connection that it made itself; nil for what is carried.
+	traffic func() (in, out uint64, err error)
 
 	mu     sync.Mutex
 	record Record
@@ -49,12 +54,20 @@ type conn struct {
 func (c *conns) register(k *conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.max > 0 && (len(c.open) >= c.max || c.byPod[k.pod] >= c.podShare()) {
+	if c.max > 0 && (c.carried >= c.max || c.byPod[k.pod] >= c.podShare()) {
 		return false
 	}
 	c.open[k] = struct{}{}
+	c.carried++
 	c.byPod[k.pod]++
 	return true
+}
+
+// enter makes a connection known that the kernel made: it counts for no limit.
+func (c *conns) enter(k *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open[k] = struct{}{}
 }
 
 // release forgets a connection; one that was never registered is none.
@@ -65,6 +78,10 @@ func (c *conns) release(k *conn) {
 		return
 	}
 	delete(c.open, k)
+	if k.direct() {
+		return
+	}
+	c.carried--
 	if c.byPod[k.pod]--; c.byPod[k.pod] == 0 {
 		delete(c.byPod, k.pod)
 	}
@@ -79,6 +96,9 @@ func (c *conns) all() []*conn {
 	}
 	return out
 }
+
+// direct tells that the kernel made it, and not this process.
+func (k *conn) direct() bool { return k.traffic != nil }
 
 // end kills the connection for a reason, unless it ended first.
 func (k *conn) end(reason Reason, verdict Verdict, rule, detail string) {
@@ -151,6 +171,12 @@ func (p *Proxy) Connections() []Record {
 	open := p.conns.all()
 	out := make([]Record, len(open))
 	for i, k := range open {
+		if k.direct() {
+			if in, sent, err := k.traffic(); err == nil {
+				k.in.Store(in)
+				k.out.Store(sent)
+			}
+		}
 		out[i] = k.snapshot()
 	}
 	slices.SortFunc(out, func(a, b Record) int { return cmp.Compare(a.Start.UnixNano(), b.Start.UnixNano()) })
@@ -164,11 +190,25 @@ func (p *Proxy) OpenConnections() int {
 	return len(p.conns.open)
 }
 
+// CarriesSince tells whether a connection is carried still that was at a time already.
+func (p *Proxy) CarriesSince(t time.Time) bool {
+	for _, k := range p.conns.all() {
+		k.mu.Lock()
+		start := k.record.Start
+		k.mu.Unlock()
+		if !k.direct() && !start.After(t) {
+			return true
+		}
+	}
+	return false
+}
+
 // Redecide decides every open connection by the world in force now and ends what is no longer allowed, and no
 // other. When it returns, the world is enforced.
 func (p *Proxy) Redecide() {
 	p.departed.changed(time.Now())
 	w := p.cfg.World.Load()
+	p.direct.renew(w)
 	for _, k := range p.conns.all() {
 		k.mu.Lock()
 		decide := k.decide
@@ -229,7 +269,9 @@ func (c *conns) drain(grace time.Duration) bool {
 		return true
 	}
 	for _, k := range c.all() {
-		k.end(ReasonDraining, Failed, "", "")
+		if !k.direct() { // those need nobody
+			k.end(ReasonDraining, Failed, "", "")
+		}
 	}
 	return within(killGrace, done)
 }

@@ -72,6 +72,7 @@ func (p *Proxy) deliverLocal(ctx context.Context, out *conn, client *net.TCPConn
 		return f
 	}
 	defer release()
+	out.permit()
 	p.forward(out, client, app, func() { reset(app) }, in)
 	in.set(func(r *Record) { r.End = time.Now() })
 	p.cfg.Sink(in.snapshot())

@@ -67,6 +67,7 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failur
 		return fail(ReasonNotCaptured, err)
 	}
 	start := time.Now()
+	generation := p.direct.generation() // before the world that a permit will follow from
 	world := p.cfg.World.Load()
 	self := world.Mesh.Workload(k.pod.UID)
 	if self == nil {
@@ -77,6 +78,7 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failur
 		return fail(ReasonUnknownSource, err)
 	}
 	way, missing := p.find(world.Mesh, self, dst)
+	k.permit = func() { p.direct.permit(world, k.pod, dst, generation) }
 	p.affinities.settle(&way, start, true)
 	k.set(func(r *Record) {
 		r.Start = start.Add(-ago)

@@ -44,6 +44,7 @@ type Record struct {
 	Detail   string
 	Audit    string
 	Security Security
+	Direct   bool // the kernel made it, without ztunnel
 	Phases   Phases
 	Start    time.Time
 	End      time.Time // zero while the connection is open

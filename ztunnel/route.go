@@ -72,13 +72,17 @@ func (p *Proxy) find(m *mesh.Snapshot, client *mesh.Workload, dst netip.AddrPort
 	if missing, way.broken = way.split(m); missing != "" {
 		return way, missing
 	}
-	asked := search{
-		m: m, front: way.front, v4: dst.Addr().Unmap().Is4(), node: p.cfg.Node, zone: client.Zone,
-		local: way.front.Service.InternalLocal && !way.front.External,
-	}
-	hops, missing := asked.endpoints()
+	hops, missing := p.searchFor(m, way.front, client, dst).endpoints()
 	way.hops = p.order(hops)
 	return way, missing
+}
+
+// searchFor is the search of a client that dialled dst, which leads to front.
+func (p *Proxy) searchFor(m *mesh.Snapshot, front mesh.Frontend, client *mesh.Workload, dst netip.AddrPort) search {
+	return search{
+		m: m, front: front, v4: dst.Addr().Unmap().Is4(), node: p.cfg.Node, zone: client.Zone,
+		local: front.Service.InternalLocal && !front.External,
+	}
 }
 
 // search is which endpoints a client may reach by what it dialled.

@@ -5,6 +5,7 @@
 //	tunnel.go     the pooled, mutually authenticated way to a peer (wire format: ./hbone)
 //	inbound.go    a peer, or a client without identity, wants a pod's app: who, may it, reach the app
 //	copy.go       bytes, FIN and RST both ways
+//	direct.go     what the kernel may connect by itself, and what becomes of it
 //	conns.go      every open connection: registered before it is decided, decided again on change
 //	record.go     the one record of a connection, from which log, metrics and flows come
 //
@@ -53,6 +54,9 @@ type Pod struct {
 	UID                         mesh.UID
 	Sockets                     Sockets
 	Outbound, Plaintext, Tunnel []net.Listener
+	// Netns is its network namespace's cookie, and Direct the kernel's way out of it; nil if there is none.
+	Netns  uint64
+	Direct Direct
 }
 
 // Certs is where SVIDs and trust come from.
@@ -83,6 +87,8 @@ type Config struct {
 	// EncryptSameNode sends traffic between pods of one node through a tunnel too. By default the kernel's word
 	// on which namespace a socket is in stands for a certificate there.
 	EncryptSameNode bool
+	// Kernel connects pods of this node by itself once that was permitted. Nil: all connections are carried.
+	Kernel Kernel
 }
 
 // Proxy serves the pods of one node.
@@ -95,9 +101,11 @@ type Proxy struct {
 	// What peers may hold of this node before they have proved who they are, and after.
 	handshakes, accepted *gate
 	departed             *departed
+	direct               *directs
 
-	mu   sync.Mutex
-	pods map[mesh.UID]*Pod
+	mu      sync.Mutex
+	pods    map[mesh.UID]*Pod
+	byNetns map[uint64]*Pod
 }
 
 // New returns a proxy that serves no pod yet. Run must be running for policy changes to reach open connections.
@@ -109,25 +117,17 @@ func New(cfg Config) *Proxy {
 		cfg.HandshakeTimeout = 5 * time.Second
 	}
 	p := &Proxy{cfg: cfg, conns: newConns(cfg.MaxConns), loads: newLoads(), affinities: newAffinities(maxAffinities), pods: map[mesh.UID]*Pod{},
-		handshakes: newHandshakeGate(), accepted: newTunnelGate(), departed: newDeparted(cfg.World)}
+		handshakes: newHandshakeGate(), accepted: newTunnelGate(), departed: newDeparted(cfg.World), byNetns: map[uint64]*Pod{}}
 	p.pool = newTunnels(p)
+	p.direct = newDirects(p)
 	return p
 }
 
 // Serve accepts the pod's connections until its listeners are closed or ctx ends, and returns once the
 // goroutines that accept have. Connections go on until they end by themselves or ctx does.
 func (p *Proxy) Serve(ctx context.Context, pod *Pod) {
-	p.mu.Lock()
-	p.pods[pod.UID] = pod
-	p.mu.Unlock()
-	defer func() {
-		p.mu.Lock()
-		if p.pods[pod.UID] == pod {
-			delete(p.pods, pod.UID)
-		}
-		p.mu.Unlock()
-		p.pool.forget(pod.UID)
-	}()
+	p.know(pod)
+	defer p.unknow(pod)
 	var accepting sync.WaitGroup
 	serve := func(ls []net.Listener, handle func(context.Context, *Pod, *net.TCPConn)) {
 		for _, l := range ls {
@@ -138,6 +138,29 @@ func (p *Proxy) Serve(ctx context.Context, pod *Pod) {
 	serve(pod.Plaintext, p.steered(p.plaintext))
 	serve(pod.Tunnel, p.steered(p.tunnel))
 	accepting.Wait()
+}
+
+func (p *Proxy) know(pod *Pod) {
+	p.mu.Lock()
+	p.pods[pod.UID] = pod
+	if pod.Direct != nil {
+		p.byNetns[pod.Netns] = pod
+	}
+	p.mu.Unlock()
+	p.direct.adopt()
+}
+
+func (p *Proxy) unknow(pod *Pod) {
+	p.mu.Lock()
+	if p.pods[pod.UID] == pod {
+		delete(p.pods, pod.UID)
+	}
+	if p.byNetns[pod.Netns] == pod {
+		delete(p.byNetns, pod.Netns)
+	}
+	p.mu.Unlock()
+	p.direct.forget(pod)
+	p.pool.forget(pod.UID)
 }
 
 // accept hands every connection to a goroutine of its own. Out of fds it waits a little: the kernel's backlog
@@ -179,6 +202,13 @@ func (p *Proxy) local(uid mesh.UID) *Pod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.pods[uid]
+}
+
+// inNetns returns the pod that this node serves in a network namespace.
+func (p *Proxy) inNetns(cookie uint64) *Pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.byNetns[cookie]
 }
 
 // Close ends every connection after `grace`, or sooner once all have ended, and returns when none is left. Whoever

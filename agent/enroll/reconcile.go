@@ -130,7 +130,8 @@ func (e *Enroller) enrol(ctx context.Context, p *pod, w *mesh.Workload) {
 	p.net, p.stop = net, stop
 	e.mu.Unlock()
 
-	served := &ztunnel.Pod{UID: p.reg.UID, Sockets: net, Outbound: net.Outbound, Plaintext: net.Plaintext, Tunnel: net.Tunnel}
+	served := &ztunnel.Pod{UID: p.reg.UID, Sockets: net, Outbound: net.Outbound, Plaintext: net.Plaintext, Tunnel: net.Tunnel,
+		Netns: net.Cookie(), Direct: direct{net}}
 	e.tasks.Go(func() { e.cfg.Proxy.Serve(life, served) })
 	e.openWay(p, net)
 }

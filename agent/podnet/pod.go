@@ -26,6 +26,7 @@ type Pod struct {
 	thread  *Thread
 	capture *bpf.Capture
 	slot    *bpf.Slot // set once, by Open
+	diag    *diag     // likewise
 	stocks  [2]*stock // IPv4, IPv6
 
 	life  context.Context
@@ -70,6 +71,9 @@ func (p *Pod) open(ctx context.Context, spec Spec) error {
 	if err := p.thread.Do(ctx, p.netns, func() (err error) {
 		if cookie, err = netnsCookie(); err == nil {
 			addrs, err = addresses()
+		}
+		if err == nil {
+			p.diag, err = openDiag()
 		}
 		return err
 	}); err != nil {
@@ -262,6 +266,9 @@ func (p *Pod) closeSockets() {
 	p.tasks.Wait()
 	for _, s := range p.stocks {
 		s.drain()
+	}
+	if p.diag != nil {
+		p.diag.close()
 	}
 	p.netns.Close()
 }

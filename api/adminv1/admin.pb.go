@@ -1515,7 +1515,9 @@ type Flow struct {
 	// Set if this is the record of one request, written when it ends: the reporter is a waypoint, id is still the connection's.
 	Http *HTTPRequest `protobuf:"bytes,19,opt,name=http,proto3" json:"http,omitempty"`
 	// The waypoint's pod that reports, "<namespace>/<name>"; empty if an agent does.
-	Pod           string `protobuf:"bytes,20,opt,name=pod,proto3" json:"pod,omitempty"`
+	Pod string `protobuf:"bytes,20,opt,name=pod,proto3" json:"pod,omitempty"`
+	// The kernel connected both pods by itself, as it was permitted to: no process was in between.
+	Direct        bool `protobuf:"varint,21,opt,name=direct,proto3" json:"direct,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1688,6 +1690,13 @@ func (x *Flow) GetPod() string {
 		return x.Pod
 	}
 	return ""
+}
+
+func (x *Flow) GetDirect() bool {
+	if x != nil {
+		return x.Direct
+	}
+	return false
 }
 
 // HTTPRequest is what a waypoint knows about a request beside who asked whom. Text that a peer chose is cut to a bound.
@@ -3725,7 +3734,7 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x0fservice_account\x18\x05 \x01(\tR\x0eserviceAccount\x12\x1b\n" +
 	"\tspiffe_id\x18\x06 \x01(\tR\bspiffeId\x12\x12\n" +
 	"\x04node\x18\a \x01(\tR\x04node\x12\x18\n" +
-	"\aservice\x18\b \x01(\tR\aservice\"\xd7\x04\n" +
+	"\aservice\x18\b \x01(\tR\aservice\"\xef\x04\n" +
 	"\x04Flow\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -3747,7 +3756,8 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\bprotocol\x18\x11 \x01(\tR\bprotocol\x12\x14\n" +
 	"\x05audit\x18\x12 \x01(\tR\x05audit\x120\n" +
 	"\x04http\x18\x13 \x01(\v2\x1c.warren.admin.v1.HTTPRequestR\x04http\x12\x10\n" +
-	"\x03pod\x18\x14 \x01(\tR\x03pod\"\xec\x03\n" +
+	"\x03pod\x18\x14 \x01(\tR\x03pod\x12\x16\n" +
+	"\x06direct\x18\x15 \x01(\bR\x06direct\"\xec\x03\n" +
 	"\vHTTPRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +

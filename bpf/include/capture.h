@@ -50,6 +50,14 @@ struct origin_key {
 };
 _Static_assert(sizeof(struct origin_key) == 32, "struct origin_key is part of the map ABI");
 
+/* neighbour is a pod of this node that may be connected to without ztunnel. */
+struct neighbour {
+	struct addr addr;
+	__u32 slot;
+	__u64 netns; /* cookie */
+};
+_Static_assert(sizeof(struct neighbour) == 32, "struct neighbour is part of the map ABI");
+
 /* origin is where a captured connection wanted to go, and when it was captured. */
 struct origin {
 	struct addr dst;
@@ -57,6 +65,30 @@ struct origin {
 	__u64 at; /* CLOCK_MONOTONIC, nanoseconds */
 };
 _Static_assert(sizeof(struct origin) == 32, "struct origin is part of the map ABI");
+
+/* dial is what a client's socket remembers of its connect. All but origin is zero if ztunnel carries the connection. */
+struct dial {
+	struct origin origin;
+	__u64 generation; /* of the permit */
+	struct neighbour to;
+	__u32 slot; /* the client's */
+	__u32 zero;
+};
+_Static_assert(sizeof(struct dial) == 80, "struct dial is part of the map ABI");
+
+/* permit_key is what a pod dials. */
+struct permit_key {
+	__u32 slot;
+	struct addr dst;
+};
+_Static_assert(sizeof(struct permit_key) == 24, "struct permit_key is part of the map ABI");
+
+/* permit says where that may go without ztunnel, as long as its generation is the one that counts. */
+struct permit {
+	__u64 generation;
+	struct neighbour to;
+};
+_Static_assert(sizeof(struct permit) == 40, "struct permit is part of the map ABI");
 
 /* peer_key is both ends of the connection that ztunnel made to an app, as the app's socket has them. */
 struct peer_key {
@@ -77,12 +109,46 @@ struct kubelet {
 };
 _Static_assert(sizeof(struct kubelet) == 16, "struct kubelet is part of the map ABI");
 
-/* probe_key is a connection that the kubelet makes. Its value is until when its SYN may come, CLOCK_MONOTONIC, nanoseconds. */
-struct probe_key {
+/* ends names a connection by its two ends. For one of the kubelet's the value is until when its SYN may come. */
+struct ends {
 	struct addr client;
 	struct addr server;
 };
-_Static_assert(sizeof(struct probe_key) == 40, "struct probe_key is part of the map ABI");
+_Static_assert(sizeof(struct ends) == 40, "struct ends is part of the map ABI");
+
+/* direct is a connection between two pods of this node that goes without ztunnel. Times are CLOCK_MONOTONIC, nanoseconds. */
+struct direct {
+	__u64 client, server; /* cookies of their network namespaces */
+	__u64 generation;     /* of the permit */
+	__u64 until;          /* when its SYN may come at the latest */
+	__u64 at;             /* when it was dialled */
+	__u64 established;    /* 0 if not yet */
+	struct addr dialled;
+	__u32 slot, to_slot;
+	__u32 zero;
+};
+_Static_assert(sizeof(struct direct) == 80, "struct direct is part of the map ABI");
+
+enum direct_kind {
+	DIRECT_OPENS = 1, /* the SYN leaves */
+	DIRECT_ENDED = 2, /* the client's socket has closed */
+};
+
+/* direct_event is what the agent is told of such a connection. */
+struct direct_event {
+	struct ends ends;
+	struct direct direct;
+	__u64 at;
+	__u32 kind;        /* enum direct_kind */
+	__u32 old_state;   /* of an ended one, here and below: TCP state before it closed */
+	__u64 acked;       /* bytes that the server took, SYN and FIN counted */
+	__u64 received;    /* bytes that came from it, its FIN counted */
+	__u32 error;       /* errno of the socket */
+	__u32 got_fin;     /* 1 if the server's FIN came */
+	__u32 srtt_us;
+	__u32 retransmits; /* of the client */
+};
+_Static_assert(sizeof(struct direct_event) == 168, "struct direct_event is part of the map ABI");
 
 /* Roles of ztunnel's listeners; listeners[] is indexed by slot * ROLE_STRIDE + role * 2 + (IPv6 ? 1 : 0). */
 enum listener_role {
@@ -114,5 +180,9 @@ enum capture_reason {
 	UDP_SENT = 17,       /* datagrams on sockets that never connected */
 	IN_PROBE = 18,       /* passed to the app: the kubelet's */
 	PROBE_NOT_NOTED = 19, /* a connection of the kubelet's is as anybody's: too many at once */
-	REASONS = 20,
+	OUT_DIRECT = 20,      /* permitted before, and to a pod of this node */
+	IN_DIRECT = 21,
+	DIRECT_NOT_NOTED = 22, /* too many at once: served as plaintext, if that is allowed */
+	DIRECT_END_LOST = 23,  /* the agent was not told of an end: too many at once */
+	REASONS = 24,
 };

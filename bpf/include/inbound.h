@@ -3,6 +3,7 @@
 #pragma once
 #include <linux/in.h>
 #include "addr.h"
+#include "direct.h"
 #include "kubelet.h"
 #include "maps.h"
 
@@ -57,6 +58,8 @@ int steer(struct bpf_sk_lookup *ctx)
 		return count(IN_PENDING, SK_DROP); /* probes too: a pod is not ready before it is served */
 	if (is_probe(&local, &remote))
 		return count(IN_PROBE, SK_PASS);
+	if (is_direct(index, &local, &remote))
+		return count(IN_DIRECT, SK_PASS);
 	if (slot->state == POD_LEAVING && role == ROLE_PLAINTEXT)
 		return SK_PASS;
 

@@ -8,6 +8,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 #include "addr.h"
+#include "ends.h"
 #include "maps.h"
 
 /* What of the kernel's own types is read. The loader finds each field's place by BTF. */
@@ -37,14 +38,6 @@ struct task_struct {
 
 #define NS_PER_TICK 10000000 /* of the clock that /proc shows: USER_HZ is 100 */
 
-/*
- * How long a note counts: as long as the SYN may be sent again, and after the handshake for as long as its last ACK may
- * be late, which under SYN cookies is what makes the app's socket. Not as long as the connection: whoever forged the
- * node's address could have it reset and take its place.
- */
-#define SYN_WAIT_NS (150 * 1000000000ULL)
-#define ACK_WAIT_NS 1000000000ULL
-
 /* 0 where the kernel lets programs read no process: then nobody is taken for the kubelet. */
 const volatile __u32 reads_tasks = 1;
 
@@ -69,36 +62,6 @@ static __always_inline int is_current(const struct kubelet *kubelet)
 	return (__u32)nr == kubelet->pid && BPF_CORE_READ(ns, ns.inum) == kubelet->pidns;
 }
 
-/* Not inlined: clang would merge the families' loads into one by a computed pointer, which no context allows. */
-static __noinline void ends4(struct bpf_sock_ops *ctx, struct probe_key *ends)
-{
-	set_v4(ends->client.ip, ctx->local_ip4);
-	set_v4(ends->server.ip, ctx->remote_ip4);
-}
-
-static __noinline void ends6(struct bpf_sock_ops *ctx, struct probe_key *ends)
-{
-	ends->client.ip[0] = ctx->local_ip6[0];
-	ends->client.ip[1] = ctx->local_ip6[1];
-	ends->client.ip[2] = ctx->local_ip6[2];
-	ends->client.ip[3] = ctx->local_ip6[3];
-	ends->server.ip[0] = ctx->remote_ip6[0];
-	ends->server.ip[1] = ctx->remote_ip6[1];
-	ends->server.ip[2] = ctx->remote_ip6[2];
-	ends->server.ip[3] = ctx->remote_ip6[3];
-}
-
-/* Both ends of the connection that the context's socket, its client, makes. */
-static __always_inline void ends_of(struct bpf_sock_ops *ctx, struct probe_key *ends)
-{
-	ends->client.port = ctx->local_port;
-	ends->server.port = bpf_ntohl(ctx->remote_port);
-	if (ctx->family == AF_INET)
-		ends4(ctx, ends);
-	else
-		ends6(ctx, ends);
-}
-
 /* Notes the connection that is about to be made, if the kubelet makes it. Runs in the process that connects. */
 static __always_inline void note_probe(struct bpf_sock_ops *ctx)
 {
@@ -109,7 +72,7 @@ static __always_inline void note_probe(struct bpf_sock_ops *ctx)
 	/* Without word of its end the note would outlive the socket, and another process could take up its port. */
 	if (bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG) < 0)
 		return;
-	struct probe_key key = {};
+	struct ends key = {};
 	ends_of(ctx, &key);
 	__u64 until = bpf_ktime_get_ns() + SYN_WAIT_NS;
 	if (bpf_map_update_elem(&probes, &key, &until, BPF_ANY))
@@ -117,19 +80,13 @@ static __always_inline void note_probe(struct bpf_sock_ops *ctx)
 }
 
 /* A connection of the kubelet's changes its state. When its socket closes, which is before its port is free, it is forgotten. */
-static __always_inline void follow_probe(struct bpf_sock_ops *ctx)
+static __always_inline void follow_probe(struct bpf_sock_ops *ctx, const struct ends *key)
 {
-	struct probe_key key = {};
-	__u32 state = ctx->args[1];
-
-	if (state != BPF_TCP_ESTABLISHED && state != BPF_TCP_CLOSE)
-		return;
-	ends_of(ctx, &key);
-	if (state == BPF_TCP_CLOSE) {
-		bpf_map_delete_elem(&probes, &key);
+	if (ctx->args[1] == BPF_TCP_CLOSE) {
+		bpf_map_delete_elem(&probes, key);
 		return;
 	}
-	__u64 *until = bpf_map_lookup_elem(&probes, &key);
+	__u64 *until = bpf_map_lookup_elem(&probes, key);
 	if (until)
 		*until = bpf_ktime_get_ns() + ACK_WAIT_NS;
 }
@@ -137,7 +94,7 @@ static __always_inline void follow_probe(struct bpf_sock_ops *ctx)
 /* Did the kubelet of this node make the connection that comes in? Asked for each SYN, and for an ACK with a SYN cookie. */
 static __always_inline int is_probe(const struct addr *server, const struct addr *client)
 {
-	struct probe_key key = { .client = *client, .server = *server };
+	struct ends key = { .client = *client, .server = *server };
 	__u64 *until = bpf_map_lookup_elem(&probes, &key);
 	return until && bpf_ktime_get_ns() < *until;
 }

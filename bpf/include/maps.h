@@ -64,9 +64,49 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
-	__type(key, struct probe_key);
+	__type(key, struct ends);
 	__type(value, __u64);
 } probes SEC(".maps");
+
+/* What ztunnel permitted to go without it. Entry 0 of `generation` is the one that counts; permits of others are void. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct permit_key);
+	__type(value, struct permit);
+} permits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} generation SEC(".maps");
+
+#define MAX_DIRECT 65536
+#define DIRECT_RING (1 << 20)
+
+/* Connections that go without it, from before their SYN until their client's socket closes, and how many these are. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_DIRECT);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ends);
+	__type(value, struct direct);
+} directs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} direct_open SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, DIRECT_RING);
+} direct_events SEC(".maps");
 
 /* Marks ztunnel's own sockets; sockets accepted from a marked listener inherit the mark. */
 struct {
@@ -76,12 +116,12 @@ struct {
 	__type(value, __u32);
 } own_sockets SEC(".maps");
 
-/* What a captured client socket dialled. Its `dst` is all zero on a socket that has since dialled something else. */
+/* What a captured client socket dialled. Its destination is all zero on a socket that has since dialled something else. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
-	__type(value, struct origin);
+	__type(value, struct dial);
 } dialled SEC(".maps");
 
 struct {

@@ -28,9 +28,9 @@ static __always_inline int subflow_peer(void *ctx, __u64 netns, struct bpf_sock 
  */
 static __always_inline int true_peer(void *ctx, struct bpf_sock *sk, const __u32 local_ip[4], struct addr *remote)
 {
-	struct origin *origin = dialled_by(sk);
-	if (origin) {
-		*remote = origin->dst;
+	struct dial *dial = dialled_by(sk);
+	if (dial) {
+		*remote = dial->origin.dst;
 		return 1;
 	}
 	/* What ztunnel made has one address at both ends, or a loopback one. */

@@ -4,6 +4,7 @@
 #include <linux/in.h>
 #include <linux/in6.h>
 #include "addr.h"
+#include "direct.h"
 #include "kubelet.h"
 #include "maps.h"
 
@@ -15,6 +16,7 @@ struct turn {
 	__u32 src[4];   /* address to bind, if it could be bound */
 	__u16 out_port; /* listener's port on loopback, host order */
 	__u16 unbind;   /* an earlier connect of this socket bound it to an address that it should not keep */
+	struct addr to; /* the endpoint, if the connection goes directly */
 };
 
 /* Is ztunnel's outbound listener there? Asked only where the answer may open the way. */
@@ -40,22 +42,27 @@ static __always_inline int listener_alive(void *ctx, const struct turn *turn, in
 	return ours;
 }
 
-enum outcome { GO = 0, STOP = 1, TURN = 2 };
+enum outcome { GO = 0, STOP = 1, TURN = 2, DIRECT = 3 };
 
 /* Forgets an earlier connect on this socket. Tells whether it had bound the source. */
-static __always_inline int forget_dialled(struct bpf_sock *sk, struct origin **origin)
+static __always_inline int forget_dialled(struct bpf_sock *sk, struct dial **dial)
 {
-	*origin = bpf_sk_storage_get(&dialled, sk, 0, 0);
-	if (!*origin)
+	*dial = bpf_sk_storage_get(&dialled, sk, 0, 0);
+	if (!*dial)
 		return 0;
-	__builtin_memset(&(*origin)->dst, 0, sizeof((*origin)->dst));
-	int bound = (*origin)->bound;
-	(*origin)->bound = 0;
+	int bound = (*dial)->origin.bound;
+	__builtin_memset(*dial, 0, sizeof(**dial));
 	return bound;
 }
 
+/* Whether the app left it to the kernel which of the pod's addresses is the source, or bound the one that is shown. */
+static __always_inline int has_usual_source(const __u32 src[4], const struct turn *turn)
+{
+	return turn->unbind || is_unspecified(src) || same_ip(src, turn->src);
+}
+
 /*
- * decide: GO as dialled, STOP with EPERM, or TURN to ztunnel as `turn` says. `ctx` is void so that no field of
+ * decide: GO as dialled, STOP with EPERM, TURN to ztunnel or go DIRECT as `turn` says. `ctx` is void so that no field of
  * either family can be touched here. `src` is what the socket is bound to, all zero if to no address.
  */
 static __always_inline enum outcome decide(void *ctx, struct bpf_sock *sk, __u32 protocol, const __u32 src[4],
@@ -73,8 +80,8 @@ static __always_inline enum outcome decide(void *ctx, struct bpf_sock *sk, __u32
 	if (bpf_sk_storage_get(&own_sockets, sk, 0, 0))
 		return count(OUT_OWN, GO);
 
-	struct origin *origin;
-	turn->unbind = forget_dialled(sk, &origin);
+	struct dial *dial;
+	turn->unbind = forget_dialled(sk, &dial);
 	if (is_loopback(dst->ip) || is_unspecified(dst->ip) || is_own_addr(index, dst->ip))
 		return count(OUT_LOCAL, GO);
 	if (is_link_local(dst->ip))
@@ -87,27 +94,38 @@ static __always_inline enum outcome decide(void *ctx, struct bpf_sock *sk, __u32
 	int v4 = is_v4(dst->ip);
 	__builtin_memcpy(turn->src, v4 ? slot->src4 : slot->src6, sizeof(turn->src));
 	turn->out_port = v4 ? slot->out_port4 : slot->out_port6;
-	if (slot->fail_open && (turn->out_port == 0 || !listener_alive(ctx, turn, v4)))
+	struct permit permit;
+	int direct = turn->out_port && has_usual_source(src, turn) && may_go_direct(sk, index, dst, &permit);
+	/* Without an agent nothing is permitted: who would hear of it? */
+	int alive = !(direct || slot->fail_open) || (turn->out_port && listener_alive(ctx, turn, v4));
+	if (slot->fail_open && !alive)
 		return count(OUT_FAIL_OPEN, GO);
 	/* Without a mesh, what is bound to loopback cannot leave the pod either. */
 	if (is_zero(turn->src) || turn->out_port == 0 || is_loopback(src))
 		return count(OUT_NO_SOURCE, STOP);
 
-	if (!origin)
-		origin = bpf_sk_storage_get(&dialled, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!origin)
+	if (!dial)
+		dial = bpf_sk_storage_get(&dialled, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!dial)
 		return count(OUT_ERROR, STOP);
-	origin->dst = *dst;
-	origin->at = bpf_ktime_get_ns();
-	origin->bound = turn->unbind || is_unspecified(src);
+	dial->origin.dst = *dst;
+	dial->origin.at = bpf_ktime_get_ns();
+	if (direct && alive) {
+		dial->generation = permit.generation;
+		dial->to = permit.to;
+		dial->slot = index;
+		turn->to = permit.to.addr;
+		return count(OUT_DIRECT, DIRECT);
+	}
+	dial->origin.bound = turn->unbind || is_unspecified(src);
 	return count(OUT_CAPTURED, TURN);
 }
 
 /* The socket's record of a captured connection, or 0. */
-static __always_inline struct origin *dialled_by(struct bpf_sock *sk)
+static __always_inline struct dial *dialled_by(struct bpf_sock *sk)
 {
-	struct origin *origin = bpf_sk_storage_get(&dialled, sk, 0, 0);
-	return origin && origin->dst.port ? origin : 0;
+	struct dial *dial = bpf_sk_storage_get(&dialled, sk, 0, 0);
+	return dial && dial->origin.dst.port ? dial : 0;
 }
 
 /* A socket bound to a device cannot reach loopback: ztunnel dials by the pod's routes instead. */
@@ -145,7 +163,11 @@ int connect4(struct bpf_sock_addr *ctx)
 	if (outcome != TURN) {
 		if (turn.unbind)
 			bind4(ctx, 0);
-		return outcome == GO ? PASS : REFUSE;
+		if (outcome == DIRECT) {
+			ctx->user_ip4 = turn.to.ip[3];
+			ctx->user_port = bpf_htons(turn.to.port);
+		}
+		return outcome == STOP ? REFUSE : PASS;
 	}
 	if (sk)
 		release_device(ctx, sk);
@@ -162,13 +184,13 @@ int connect4(struct bpf_sock_addr *ctx)
  * bound to another address cannot be turned to ::1: the kernel sends RSTs to ::1 only by the interface that their
  * cause came in by, which is the one that has the source (tcp_v6_send_response), and so never sends them.
  */
-static __always_inline void turn6(struct bpf_sock_addr *ctx, const __u32 to[4], const struct turn *turn)
+static __always_inline void turn6(struct bpf_sock_addr *ctx, const __u32 to[4], __u16 port)
 {
 	ctx->user_ip6[0] = to[0];
 	ctx->user_ip6[1] = to[1];
 	ctx->user_ip6[2] = to[2];
 	ctx->user_ip6[3] = to[3];
-	ctx->user_port = bpf_htons(turn->out_port);
+	ctx->user_port = bpf_htons(port);
 }
 
 SEC("cgroup/connect6")
@@ -189,7 +211,9 @@ int connect6(struct bpf_sock_addr *ctx)
 	if (outcome != TURN) {
 		if (turn.unbind)
 			bind6(ctx, to);
-		return outcome == GO ? PASS : REFUSE;
+		if (outcome == DIRECT)
+			turn6(ctx, turn.to.ip, turn.to.port);
+		return outcome == STOP ? REFUSE : PASS;
 	}
 	if (sk)
 		release_device(ctx, sk);
@@ -203,7 +227,7 @@ int connect6(struct bpf_sock_addr *ctx)
 	} else if (!is_v4(dst.ip)) {
 		__builtin_memcpy(to, bound, sizeof(to));
 	}
-	turn6(ctx, to, &turn);
+	turn6(ctx, to, turn.out_port);
 	return PASS;
 }
 
@@ -212,8 +236,13 @@ int connect6(struct bpf_sock_addr *ctx)
 SEC("sockops")
 int established(struct bpf_sock_ops *ctx)
 {
-	if (ctx->op == BPF_SOCK_OPS_STATE_CB) {
-		follow_probe(ctx); /* only the kubelet's sockets say when they change */
+	struct ends ends = {};
+	if (ctx->op == BPF_SOCK_OPS_STATE_CB) { /* only noted sockets say when they change */
+		if (ctx->args[1] != BPF_TCP_ESTABLISHED && ctx->args[1] != BPF_TCP_CLOSE)
+			return 1;
+		ends_of(ctx, &ends);
+		if (!follow_direct(ctx, &ends))
+			follow_probe(ctx, &ends);
 		return 1;
 	}
 	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
@@ -221,15 +250,18 @@ int established(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	if (!sk)
 		return 1;
-	struct origin *origin = dialled_by(sk);
-	if (!origin) {
+	struct dial *dial = dialled_by(sk);
+	if (!dial) {
 		note_probe(ctx);
 		return 1;
 	}
-	struct probe_key ends = {};
+	if (dial->generation) {
+		note_direct(ctx, dial);
+		return 1;
+	}
 	ends_of(ctx, &ends);
 	struct origin_key key = { .netns = bpf_get_netns_cookie(ctx), .local = ends.client };
-	struct origin copy = *origin;
+	struct origin copy = dial->origin;
 	bpf_map_update_elem(&origins, &key, &copy, BPF_ANY);
 	return 1;
 }

@@ -45,6 +45,7 @@ func rules() []Rule {
 		{Of: "cmd/waypoint", May: []string{"./waypoint", "./internal", cobra, "github.com/spf13/pflag"}},
 		{Of: "agent", May: []string{"./mesh", "./identity", "./policy", "./bpf", "./ztunnel", "./api", "./internal/flowlog", "./internal/meshview", "./cni/netconf", "./cni/cnichain", grpcLib, protobuf, prom, xsys, xsync, linkLib}, Never: []string{"./ztunnel/hbone"}},
 		{Of: "agent/enroll", May: []string{"./mesh", "./identity", "./bpf", "./ztunnel", "./agent/podnet", "k8s.io"}},
+		{Of: "agent/direct", May: []string{"./bpf", "./ztunnel"}},
 		{Of: "agent/kubelet", May: []string{"./bpf", xsys}},
 		{Of: "agent/podnet", May: []string{"./bpf", linkLib, xsys}},
 		{Of: "agent/observe", May: []string{"./api", "./internal/flowlog", "./ztunnel", prom}},

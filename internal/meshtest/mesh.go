@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warren-mesh/warren/agent/direct"
 	"github.com/warren-mesh/warren/agent/enroll"
 	"github.com/warren-mesh/warren/agent/podnet"
 	"github.com/warren-mesh/warren/bpf"
@@ -244,7 +245,11 @@ func (m *Mesh) startNode(name string) *Node {
 	fatal(err)
 	certs := CertsOf{n.Certs, n.bundle}
 	thread := podnet.NewThread()
-	n.Proxy = ztunnel.New(ztunnel.Config{Node: name, World: m.World, Certs: certs, Log: log, Sink: m.sink, MaxConns: 4096})
+	kernel, err := direct.New(capture, log)
+	fatal(err)
+	n.Proxy = ztunnel.New(ztunnel.Config{
+		Node: name, World: m.World, Certs: certs, Log: log, Sink: m.sink, MaxConns: 4096, Kernel: kernel,
+	})
 	n.Enroller, err = enroll.New(enroll.Config{
 		Node: name, StateDir: m.tb.TempDir(), World: m.World, Capture: capture, Thread: thread, Proxy: n.Proxy, Certs: certs, Log: log,
 	})
@@ -255,6 +260,7 @@ func (m *Mesh) startNode(name string) *Node {
 	var running, threads sync.WaitGroup
 	running.Go(func() { _ = n.Certs.Run(ctx) })
 	running.Go(func() { _ = n.Enroller.Run(ctx) })
+	running.Go(func() { fatal(kernel.Run(ctx, n.Proxy)) })
 	threads.Go(func() { _ = thread.Run(tctx) })
 	m.tb.Cleanup(func() {
 		cancel()
