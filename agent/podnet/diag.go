@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,9 +66,8 @@ func (d *diag) destroy(local, remote netip.AddrPort) error {
 func (d *diag) traffic(local, remote netip.AddrPort) (sent, received uint64, err error) {
 	answer, err := d.ask(unix.SOCK_DIAG_BY_FAMILY, 0, local, remote)
 	if err == nil {
-		var info unix.TCPInfo
-		if info, err = tcpInfo(answer); err == nil {
-			return info.Bytes_acked - min(1, info.Bytes_acked), info.Bytes_received, nil
+		if sent, received, err = tcpBytes(answer); err == nil {
+			return sent - min(1, sent), received, nil // its SYN
 		}
 	}
 	return 0, 0, fmt.Errorf("look at socket %s to %s: %w", local, remote, err)
@@ -149,20 +149,19 @@ func diagAnswer(b []byte, seq uint32) (payload []byte, err error, ours bool) {
 	return nil, nil, true
 }
 
-// tcpInfo finds INET_DIAG_INFO among the attributes behind a struct inet_diag_msg.
-func tcpInfo(b []byte) (info unix.TCPInfo, err error) {
+// tcpBytes finds bytes_acked and bytes_received of INET_DIAG_INFO, a struct tcp_info, among the attributes behind a struct
+// inet_diag_msg.
+func tcpBytes(b []byte) (acked, received uint64, err error) {
+	const ackedAt, receivedAt = unsafe.Offsetof(unix.TCPInfo{}.Bytes_acked), unsafe.Offsetof(unix.TCPInfo{}.Bytes_received)
 	for b = b[min(len(b), diagMsgSize):]; len(b) >= unix.SizeofRtAttr; {
 		size := int(binary.NativeEndian.Uint16(b))
 		if size < unix.SizeofRtAttr || size > len(b) {
 			break
 		}
-		if binary.NativeEndian.Uint16(b[2:]) == diagInfo {
-			var raw [unix.SizeofTCPInfo]byte // older kernels say less
-			copy(raw[:], b[unix.SizeofRtAttr:size])
-			_, err := binary.Decode(raw[:], binary.NativeEndian, &info)
-			return info, err
+		if info := b[unix.SizeofRtAttr:size]; binary.NativeEndian.Uint16(b[2:]) == diagInfo && len(info) >= int(receivedAt)+8 {
+			return binary.NativeEndian.Uint64(info[ackedAt:]), binary.NativeEndian.Uint64(info[receivedAt:]), nil
 		}
 		b = b[min(len(b), (size+3)&^3):]
 	}
-	return info, errors.New("the kernel says nothing of its traffic")
+	return 0, 0, errors.New("the kernel says nothing of its traffic")
 }
