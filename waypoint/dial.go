@@ -94,7 +94,7 @@ func (d *dialer) dial(ctx context.Context, to upstream.Endpoint, c *exchange.Con
 		return nil, err
 	}
 	stream, _, err := d.pool.Connect(ctx, key, hbone.Request{
-		Authority: to.Addr.String(), Forwarded: forwardedFor(c.ClientAddr), Traceparent: traceparent(c.TraceID),
+		Authority: to.Addr.String(), Forwarded: hbone.ForwardedFor(c.ClientAddr), Traceparent: hbone.TraceparentOf(c.TraceID),
 	})
 	if err != nil {
 		return nil, err
@@ -108,7 +108,7 @@ func (w *Waypoint) dialService(ctx context.Context, service string, port uint16)
 	if svc == nil {
 		return nil, fmt.Errorf("there is no service %s", service)
 	}
-	self := &exchange.Conn{Client: w.id, TraceID: traceIDOf("")}
+	self := &exchange.Conn{Client: w.id, TraceID: hbone.NewTraceID()}
 	pick, err := w.upstreams.Pick(upstream.Ask{Service: svc, Port: port, V4: true, Request: new(http.Request), Conn: self})
 	if err != nil {
 		return nil, err
@@ -189,14 +189,3 @@ func (d *dialer) distrust() {
 }
 
 func (d *dialer) close() { _ = d.pool.Close() }
-
-// forwardedFor is the header (RFC 7239) that names the client, empty if there is none but the waypoint itself.
-func forwardedFor(client netip.AddrPort) string {
-	if !client.IsValid() {
-		return ""
-	}
-	return `for="` + client.String() + `"`
-}
-
-// traceparent is the header (W3C Trace Context) that carries a connection's id on, not sampled.
-func traceparent(id string) string { return "00-" + id + "-" + id[:16] + "-00" }

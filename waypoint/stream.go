@@ -2,8 +2,6 @@ package waypoint
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -112,7 +110,7 @@ func (s *streams) describe(tn *tunnel, req hbone.Request) (*exchange.Conn, error
 		return nil, err
 	}
 	info := &exchange.Conn{
-		Client: tn.id, ClientAddr: clientOf(req.Forwarded, tn.from), ClientCert: tn.cert.Raw, Dialled: dst, TraceID: traceIDOf(req.Traceparent),
+		Client: tn.id, ClientAddr: req.Client(netip.AddrPortFrom(tn.from, 0)), ClientCert: tn.cert.Raw, Dialled: dst, TraceID: req.TraceID(),
 	}
 	if w := m.WorkloadAt(tn.from); w != nil && w.Namespace == tn.id.Namespace() && w.ServiceAccount == tn.id.ServiceAccount() {
 		info.Workload = w
@@ -270,29 +268,4 @@ func reasonOf(err error) string {
 		return "bad_target"
 	}
 	return "no_endpoint"
-}
-
-// clientOf returns the client's address: that of the tunnel, with the port that the peer's `forwarded` header (RFC 7239)
-// names, if it names that same address.
-func clientOf(forwarded string, from netip.Addr) netip.AddrPort {
-	if _, rest, ok := strings.Cut(forwarded, `for="`); ok {
-		value, _, closed := strings.Cut(rest, `"`)
-		if ap, err := netip.ParseAddrPort(value); closed && err == nil && ap.Addr().Unmap() == from {
-			return netip.AddrPortFrom(from, ap.Port())
-		}
-	}
-	return netip.AddrPortFrom(from, 0)
-}
-
-// traceIDOf returns the id in a peer's traceparent (W3C Trace Context), or a new one.
-func traceIDOf(header string) string {
-	parts := strings.Split(header, "-")
-	if len(parts) == 4 && len(parts[1]) == 32 {
-		if raw, err := hex.DecodeString(parts[1]); err == nil {
-			return hex.EncodeToString(raw)
-		}
-	}
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }

@@ -38,7 +38,7 @@ func (p *Proxy) steered(handle func(context.Context, *Pod, *net.TCPConn)) func(c
 
 // plaintext serves a connection that came without a tunnel: it has no identity.
 func (p *Proxy) plaintext(ctx context.Context, pod *Pod, client *net.TCPConn) {
-	k := &conn{pod: pod, record: Record{ID: newTraceID(), Reporter: Inbound, Start: time.Now()}}
+	k := &conn{pod: pod, record: Record{ID: hbone.NewTraceID(), Reporter: Inbound, Start: time.Now()}}
 	k.onKill(func() { reset(client) })
 	a := arrival{client: addrOf(client.RemoteAddr()), app: addrOf(client.LocalAddr()), security: Plaintext}
 	defer p.conns.release(k)
@@ -214,7 +214,7 @@ func (p *Proxy) turnAway(pod *Pod, raw *net.TCPConn, reason Reason, detail strin
 	now := time.Now()
 	from := addrOf(raw.RemoteAddr())
 	p.cfg.Sink(Record{
-		ID: newTraceID(), Reporter: Inbound, Start: now, End: now,
+		ID: hbone.NewTraceID(), Reporter: Inbound, Start: now, End: now,
 		Src:     Party{Addr: from, Workload: p.workloadAt(from.Addr())},
 		Dst:     Party{Addr: addrOf(raw.LocalAddr()), Workload: p.cfg.World.Load().Mesh.Workload(pod.UID)},
 		Verdict: Denied, Reason: reason, Detail: detail, Security: MutualTLS,
@@ -235,7 +235,7 @@ type inboundTunnel struct {
 // serve serves one stream: target → decide → reach the app → 200 → forward.
 func (t *inboundTunnel) serve(ctx context.Context, in *hbone.Inbound) {
 	p, req := t.proxy, in.Request()
-	k := &conn{pod: t.pod, via: t.via, record: Record{ID: traceIDOf(req.Traceparent), Reporter: Inbound, Start: time.Now()}}
+	k := &conn{pod: t.pod, via: t.via, record: Record{ID: req.TraceID(), Reporter: Inbound, Start: time.Now()}}
 	defer p.conns.release(k)
 	k.onKill(func() { in.Refuse(503, "") })
 	app, release, f := t.admit(ctx, k, req)
@@ -267,7 +267,7 @@ func (t *inboundTunnel) admit(ctx context.Context, k *conn, req hbone.Request) (
 		return nil, nil, &failure{reason: ReasonPeerExpired, verdict: Denied}
 	}
 	return t.proxy.admit(ctx, k, arrival{
-		client: clientOf(req.Forwarded, t.from), src: t.peer, app: target, security: MutualTLS,
+		client: req.Client(t.from), src: t.peer, app: target, security: MutualTLS,
 	})
 }
 

@@ -35,7 +35,7 @@ func (f *failure) detail() string {
 // outbound serves one connection that a pod's app made: origin → source → route → forward.
 func (p *Proxy) outbound(ctx context.Context, pod *Pod, client *net.TCPConn) {
 	from := addrOf(client.RemoteAddr())
-	k := &conn{pod: pod, record: Record{ID: newTraceID(), Reporter: Outbound, Start: time.Now()}}
+	k := &conn{pod: pod, record: Record{ID: hbone.NewTraceID(), Reporter: Outbound, Start: time.Now()}}
 	k.record.Src.Addr = from
 	k.onKill(func() { reset(client) })
 
@@ -155,8 +155,8 @@ func (p *Proxy) throughTunnel(ctx context.Context, k *conn, client *net.TCPConn,
 	key := tunnelKey{pod: k.pod.UID, src: src.ID, dst: dstID, from: sourceFor(src.Addr.Addr(), h.addr.Addr()), to: h.addr.Addr()}
 	stream, took, err := p.pool.connect(dctx, key, hbone.Request{
 		Authority:   h.target().String(),
-		Forwarded:   `for="` + src.Addr.String() + `"`,
-		Traceparent: traceparent(k.record.ID),
+		Forwarded:   hbone.ForwardedFor(src.Addr),
+		Traceparent: hbone.TraceparentOf(k.record.ID),
 	})
 	k.set(func(r *Record) {
 		r.Phases.Connect += took.connect
