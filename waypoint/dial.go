@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +18,7 @@ import (
 	"github.com/warren-mesh/warren/waypoint/exchange"
 	"github.com/warren-mesh/warren/waypoint/upstream"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
+	"github.com/warren-mesh/warren/ztunnel/peer"
 )
 
 const (
@@ -36,23 +36,27 @@ type dialer struct {
 	bundle identity.GetBundle
 	log    *slog.Logger
 	pool   *hbone.Pool[peerKey]
-
-	mu   sync.Mutex
-	live map[*peerTunnel]struct{}
+	live   *peer.Tunnels[*peerTunnel]
+	rounds *peer.Rounds[peerKey, struct{}] // by key without its round
 }
 
 // peerKey says which streams may share a tunnel.
 type peerKey struct {
 	id identity.ID
 	to netip.Addr
-	// until is when the certificate that the waypoint shows ends: a newer one gets tunnels of its own.
-	until int64
+	// round parts tunnels that were made with a certificate of either end that has expired since from later ones.
+	round uint32
+}
+
+// outOfRound is what all rounds of the key have in common.
+func (k peerKey) outOfRound() peerKey {
+	k.round = 0
+	return k
 }
 
 // peerTunnel is a tunnel to a destination's node.
 type peerTunnel struct {
 	*tls.Conn
-	key    peerKey
 	forget func()
 }
 
@@ -65,7 +69,8 @@ func (t *peerTunnel) Close() error {
 func newDialer(w *Waypoint) *dialer {
 	d := &dialer{
 		certs:  func(ctx context.Context) (*identity.SVID, error) { return w.manager.Get(ctx, w.id) },
-		bundle: w.bundles.Load, log: w.cfg.Log, live: map[*peerTunnel]struct{}{},
+		bundle: w.bundles.Load, log: w.cfg.Log,
+		live: peer.NewTunnels[*peerTunnel](w.bundles.Load), rounds: peer.NewRounds[peerKey, struct{}](),
 	}
 	stats := new(hbone.Stats)
 	d.pool = hbone.NewPool(hbone.PoolConfig{
@@ -89,7 +94,7 @@ func (d *dialer) dial(ctx context.Context, to upstream.Endpoint, c *exchange.Con
 	if to.Workload == nil || !to.Workload.Tunnelled() {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", to.Addr.String())
 	}
-	key, err := d.key(ctx, to.Workload, to.Addr.Addr())
+	key, err := d.key(to.Workload, to.Addr.Addr())
 	if err != nil {
 		return nil, err
 	}
@@ -118,16 +123,14 @@ func (w *Waypoint) dialService(ctx context.Context, service string, port uint16)
 	return w.dialer.dial(ctx, to, self)
 }
 
-func (d *dialer) key(ctx context.Context, w *mesh.Workload, to netip.Addr) (peerKey, error) {
+func (d *dialer) key(w *mesh.Workload, to netip.Addr) (peerKey, error) {
 	id, err := identity.New(w.TrustDomain, w.Namespace, w.ServiceAccount)
 	if err != nil {
 		return peerKey{}, err
 	}
-	svid, err := d.certs(ctx)
-	if err != nil {
-		return peerKey{}, err
-	}
-	return peerKey{id: id, to: to, until: svid.NotAfter.Unix()}, nil
+	key := peerKey{id: id, to: to}
+	key.round = d.rounds.Of(key, time.Now())
+	return key, nil
 }
 
 // tunnel makes a tunnel to a workload, and checks that whoever answers is who the mesh says.
@@ -147,43 +150,20 @@ func (d *dialer) tunnel(ctx context.Context, key peerKey) (net.Conn, error) {
 		_ = raw.Close()
 		return nil, fmt.Errorf("TLS handshake with %s at %s: %w", key.id, to, err)
 	}
-	t := &peerTunnel{Conn: conn, key: key}
-	// No new stream goes where the peer's certificate has expired; those that are open go on.
-	retire := time.AfterFunc(time.Until(conn.ConnectionState().PeerCertificates[0].NotAfter), func() {
-		d.pool.Retire(func(k peerKey) bool { return k == key })
-	})
-	t.forget = func() {
-		retire.Stop()
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.live, t)
-	}
-	d.mu.Lock()
-	d.live[t] = struct{}{}
-	d.mu.Unlock()
-	if now := d.bundle(); now != before && !t.vouched(now) { // distrust may have missed it
+	proof := peer.ProofOf(conn, x509.ExtKeyUsageServerAuth)
+	t := &peerTunnel{Conn: conn}
+	t.forget = func() { d.live.Remove(t) }
+	if err := d.live.Add(t, proof, before); err != nil {
 		_ = t.Close()
-		return nil, fmt.Errorf("no root vouches for %s any more", key.id)
+		return nil, fmt.Errorf("no root vouches for %s any more: %w", key.id, err)
 	}
+	d.rounds.Note(key.outOfRound(), key.round, peer.LastStream(time.Now(), svid.NotAfter, proof.Leaf().NotAfter), struct{}{})
 	return t, nil
-}
-
-func (t *peerTunnel) vouched(b *identity.Bundle) bool {
-	return vouched(t.ConnectionState().PeerCertificates, b, x509.ExtKeyUsageServerAuth)
 }
 
 // distrust ends the tunnels whose peer the bundle in force no longer vouches for.
 func (d *dialer) distrust() {
-	bundle := d.bundle()
-	d.mu.Lock()
-	var ended []*peerTunnel
-	for t := range d.live {
-		if !t.vouched(bundle) {
-			ended = append(ended, t)
-		}
-	}
-	d.mu.Unlock()
-	for _, t := range ended {
+	for _, t := range d.live.Distrusted() {
 		_ = t.NetConn().Close() // ends everything on it
 	}
 }

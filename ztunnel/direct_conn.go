@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/warren-mesh/warren/policy"
+	"github.com/warren-mesh/warren/ztunnel/hbone"
 )
 
 // Ends are the two ends of a connection between pods of this node.
@@ -89,7 +90,7 @@ func (p *Proxy) directConn(c DirectConn) *directConn {
 	if to.Workload != nil {
 		to.ID, _ = idOf(to.Workload)
 	}
-	r := Record{ID: newTraceID(), Reporter: Outbound, Start: c.At, Src: from, Dst: to, Verdict: Forwarded, Security: SameNode, Direct: true}
+	r := Record{ID: hbone.NewTraceID(), Reporter: Outbound, Start: c.At, Src: from, Dst: to, Verdict: Forwarded, Security: SameNode, Direct: true}
 	if c.Dialled != c.Server {
 		r.Dialled = c.Dialled
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/policy"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
+	"github.com/warren-mesh/warren/ztunnel/peer"
 )
 
 // arrival is a connection that wants a pod's app.
@@ -27,7 +28,7 @@ type arrival struct {
 // a one was dialled by the pod's own processes, and to reach "the app" at the listener's address would loop for ever.
 func (p *Proxy) steered(handle func(context.Context, *Pod, *net.TCPConn)) func(context.Context, *Pod, *net.TCPConn) {
 	return func(ctx context.Context, pod *Pod, c *net.TCPConn) {
-		if addrOf(c.LocalAddr()).Addr().IsLoopback() {
+		if peer.Addr(c.LocalAddr()).Addr().IsLoopback() {
 			reset(c)
 			p.turnAway(pod, c, ReasonNotCaptured, "the pod dialled its own listener of the mesh")
 			return
@@ -40,7 +41,7 @@ func (p *Proxy) steered(handle func(context.Context, *Pod, *net.TCPConn)) func(c
 func (p *Proxy) plaintext(ctx context.Context, pod *Pod, client *net.TCPConn) {
 	k := &conn{pod: pod, record: Record{ID: hbone.NewTraceID(), Reporter: Inbound, Start: time.Now()}}
 	k.onKill(func() { reset(client) })
-	a := arrival{client: addrOf(client.RemoteAddr()), app: addrOf(client.LocalAddr()), security: Plaintext}
+	a := arrival{client: peer.Addr(client.RemoteAddr()), app: peer.Addr(client.LocalAddr()), security: Plaintext}
 	defer p.conns.release(k)
 	app, release, f := p.admit(ctx, k, a)
 	if f == nil {
@@ -150,42 +151,42 @@ func decide(w *World, uid mesh.UID, a arrival) policy.Decision {
 
 // tunnel serves a peer's tunnel: TLS, then a stream a connection.
 func (p *Proxy) tunnel(ctx context.Context, pod *Pod, raw *net.TCPConn) {
-	from := addrOf(raw.RemoteAddr()).Addr()
-	tn, peer, f := p.greet(ctx, pod, raw, from)
+	from := peer.Addr(raw.RemoteAddr()).Addr()
+	tn, id, f := p.greet(ctx, pod, raw, from)
 	if f != nil {
 		reset(raw)
 		p.turnAway(pod, raw, f.reason, f.detail())
 		return
 	}
 	defer tn.Close()
-	defer p.accepted.leave(pod.UID, from)
-	inner := &inboundTunnel{proxy: p, pod: pod, peer: peer, via: tn.via(), from: addrOf(raw.RemoteAddr()), at: addrOf(raw.LocalAddr()).Addr(), until: tn.peerNotAfter}
+	defer p.accepted.Leave(pod.UID, from)
+	inner := &inboundTunnel{proxy: p, pod: pod, peer: id, via: tn.via(), from: peer.Addr(raw.RemoteAddr()), at: peer.Addr(raw.LocalAddr()).Addr(), until: tn.peerNotAfter}
 	if err := hbone.ServeConn(ctx, tn, p.pool.serverConfig(), inner.serve); err != nil {
-		p.cfg.Log.Debug("tunnel ended", "src", raw.RemoteAddr().String(), "src_id", peer.String(), "err", err)
+		p.cfg.Log.Debug("tunnel ended", "src", raw.RemoteAddr().String(), "src_id", id.String(), "err", err)
 	}
 }
 
 // greet has a peer prove who it is, within what its address may hold of this node. The caller of a tunnel that was
 // accepted leaves p.accepted.
 func (p *Proxy) greet(ctx context.Context, pod *Pod, raw *net.TCPConn, from netip.Addr) (*tunnel, identity.ID, *failure) {
-	if !p.handshakes.enter(pod.UID, from) {
+	if !p.handshakes.Enter(pod.UID, from) {
 		return nil, identity.ID{}, fail(ReasonHandshakes, nil)
 	}
 	bundle := p.cfg.Certs.Bundle()
-	conn, peer, err := p.shake(ctx, pod, raw)
-	p.handshakes.leave(pod.UID, from)
+	conn, id, err := p.shake(ctx, pod, raw)
+	p.handshakes.Leave(pod.UID, from)
 	if err != nil {
 		return nil, identity.ID{}, fail(ReasonTLS, err)
 	}
-	if !p.accepted.enter(pod.UID, from) {
+	if !p.accepted.Enter(pod.UID, from) {
 		return nil, identity.ID{}, fail(ReasonTunnels, nil)
 	}
 	tn, err := p.pool.track(conn, raw, x509.ExtKeyUsageClientAuth, bundle)
 	if err != nil {
-		p.accepted.leave(pod.UID, from)
+		p.accepted.Leave(pod.UID, from)
 		return nil, identity.ID{}, fail(ReasonTrustRemoved, err)
 	}
-	return tn, peer, nil
+	return tn, id, nil
 }
 
 // shake does the TLS handshake as the pod, and returns who the peer proved to be.
@@ -212,11 +213,11 @@ func (p *Proxy) shake(ctx context.Context, pod *Pod, raw *net.TCPConn) (*tls.Con
 // turnAway records a connection that was refused before it asked for anything.
 func (p *Proxy) turnAway(pod *Pod, raw *net.TCPConn, reason Reason, detail string) {
 	now := time.Now()
-	from := addrOf(raw.RemoteAddr())
+	from := peer.Addr(raw.RemoteAddr())
 	p.cfg.Sink(Record{
 		ID: hbone.NewTraceID(), Reporter: Inbound, Start: now, End: now,
 		Src:     Party{Addr: from, Workload: p.workloadAt(from.Addr())},
-		Dst:     Party{Addr: addrOf(raw.LocalAddr()), Workload: p.cfg.World.Load().Mesh.Workload(pod.UID)},
+		Dst:     Party{Addr: peer.Addr(raw.LocalAddr()), Workload: p.cfg.World.Load().Mesh.Workload(pod.UID)},
 		Verdict: Denied, Reason: reason, Detail: detail, Security: MutualTLS,
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
+	"github.com/warren-mesh/warren/ztunnel/peer"
 )
 
 // failure is why a connection could not be made. It carries what the record will say.
@@ -34,7 +35,7 @@ func (f *failure) detail() string {
 
 // outbound serves one connection that a pod's app made: origin → source → route → forward.
 func (p *Proxy) outbound(ctx context.Context, pod *Pod, client *net.TCPConn) {
-	from := addrOf(client.RemoteAddr())
+	from := peer.Addr(client.RemoteAddr())
 	k := &conn{pod: pod, record: Record{ID: hbone.NewTraceID(), Reporter: Outbound, Start: time.Now()}}
 	k.record.Src.Addr = from
 	k.onKill(func() { reset(client) })

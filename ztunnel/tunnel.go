@@ -6,11 +6,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +16,7 @@ import (
 	"github.com/warren-mesh/warren/identity"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
+	"github.com/warren-mesh/warren/ztunnel/peer"
 )
 
 // tunnelKey says which connections may share a tunnel: those of one pod and address, under one identity, to one
@@ -41,32 +40,19 @@ type tunnels struct {
 	pool   *hbone.Pool[tunnelKey]
 	budget *hbone.Budget
 	stats  *hbone.Stats
-
-	mu      sync.Mutex
-	live    map[*tunnel]struct{}
-	dialled map[tunnelKey]round // by key without its round
-	rounds  uint32              // the last number given
-	judged  *identity.Bundle    // the bundle that all of live were last judged by
-}
-
-// round is what is known of the tunnels that were dialled for a key and may still take new streams.
-type round struct {
-	number uint32
-	// until is when the first certificate of either end of any of them expires; zero before the first is dialled.
-	until  time.Time
-	newest timing // of the newest
+	live   *peer.Tunnels[*tunnel]
+	rounds *peer.Rounds[tunnelKey, timing] // by key without its round
 }
 
 // via tells a tunnel from all others that are up, by its two addresses.
 type via struct{ local, remote netip.AddrPort }
 
-func viaOf(local, remote net.Addr) via { return via{addrOf(local), addrOf(remote)} }
+func viaOf(local, remote net.Addr) via { return via{peer.Addr(local), peer.Addr(remote)} }
 
 // tunnel is one mutually authenticated connection, either way.
 type tunnel struct {
 	*tls.Conn
 	raw          *net.TCPConn
-	usage        x509.ExtKeyUsage // what the peer's certificate was used for
 	peerNotAfter time.Time
 	ends         via
 	forget       func()
@@ -133,7 +119,10 @@ var errDial = errors.New("dial tunnel")
 const bufferBudget = 256 << 20
 
 func newTunnels(p *Proxy) *tunnels {
-	t := &tunnels{proxy: p, budget: hbone.NewBudget(bufferBudget), stats: new(hbone.Stats), live: map[*tunnel]struct{}{}, dialled: map[tunnelKey]round{}}
+	t := &tunnels{
+		proxy: p, budget: hbone.NewBudget(bufferBudget), stats: new(hbone.Stats),
+		live: peer.NewTunnels[*tunnel](p.cfg.Certs.Bundle), rounds: peer.NewRounds[tunnelKey, timing](),
+	}
 	t.pool = hbone.NewPool(hbone.PoolConfig{
 		DialTimeout: p.cfg.DialTimeout, MaxConnsFull: maxTunnelsOfPair,
 		Conn: hbone.Config{Budget: t.budget, Stats: t.stats, Log: p.cfg.Log},
@@ -153,79 +142,21 @@ type timing struct{ connect, tls, rest time.Duration }
 // connect opens a stream over a pooled tunnel.
 func (t *tunnels) connect(ctx context.Context, key tunnelKey, req hbone.Request) (*hbone.Stream, timing, error) {
 	start := time.Now()
-	key = t.inRound(key, start)
+	key.round = t.rounds.Of(key, start)
 	stream, info, err := t.pool.Connect(ctx, key, req)
 	took := timing{rest: time.Since(start)}
 	if !info.Reused {
-		dialled := t.newest(key)
+		dialled := t.rounds.Newest(key.outOfRound())
 		took.connect, took.tls = dialled.connect, dialled.tls
 		took.rest = max(took.rest-info.DialTime, 0)
 	}
 	return stream, took, err
 }
 
-// inRound completes a key. Once a certificate of a tunnel has expired, its peer refuses new streams: they get a new
-// tunnel, and the old one goes on with those that it has.
-func (t *tunnels) inRound(key tunnelKey, now time.Time) tunnelKey {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	r, ok := t.dialled[key]
-	if !ok || !r.until.IsZero() && now.After(r.until) {
-		t.rounds++
-		r = round{number: t.rounds}
-		t.remember(key, r)
-	}
-	key.round = r.number
-	return key
-}
-
-// maxDialled bounds what is known of destinations. One that is forgotten gets a new tunnel next time, as no number of a
-// round is used twice.
-const maxDialled = 16384
-
-// remember notes a key's round. Caller holds mu.
-func (t *tunnels) remember(key tunnelKey, r round) {
-	for k := range t.dialled {
-		if len(t.dialled) < maxDialled {
-			break
-		}
-		delete(t.dialled, k)
-	}
-	t.dialled[key] = r
-}
-
-// note remembers a tunnel that was dialled.
-func (t *tunnels) note(key tunnelKey, took timing, until time.Time) {
-	number := key.round
-	key.round = 0
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	r := t.dialled[key]
-	if r.number != number {
-		return // a straggler of an earlier round
-	}
-	r.newest = took
-	if r.until.IsZero() || until.Before(r.until) {
-		r.until = until
-	}
-	t.dialled[key] = r
-}
-
-func (t *tunnels) newest(key tunnelKey) timing {
-	key.round = 0
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.dialled[key].newest
-}
-
-// lastStream is when a tunnel shall take its last new stream: shortly before its first certificate ends, for the
-// peer's clock may be ahead.
-func lastStream(now time.Time, ours, peers time.Time) time.Time {
-	end := ours
-	if peers.Before(end) {
-		end = peers
-	}
-	return end.Add(-min(end.Sub(now)/10, time.Minute))
+// outOfRound is what all rounds of the key have in common.
+func (k tunnelKey) outOfRound() tunnelKey {
+	k.round = 0
+	return k
 }
 
 // dial makes a tunnel from the pod to a peer, and checks that the peer is who the mesh says it is.
@@ -258,59 +189,31 @@ func (t *tunnels) dial(ctx context.Context, key tunnelKey) (net.Conn, error) {
 		raw.Close()
 		return nil, &handshakeError{to, err}
 	}
-	t.note(key, timing{connect: connected.Sub(start), tls: shaken.Sub(connected)}, lastStream(shaken, svid.NotAfter, tn.peerNotAfter))
+	t.rounds.Note(key.outOfRound(), key.round, peer.LastStream(shaken, svid.NotAfter, tn.peerNotAfter),
+		timing{connect: connected.Sub(start), tls: shaken.Sub(connected)})
 	return tn, nil
 }
 
-// track makes a tunnel known to distrusted until it is closed. `before` is the bundle from before the handshake: one
-// that came since may have missed the tunnel, so it is asked here.
+// track makes a tunnel known to distrusted until it is closed. `before` is the bundle from before the handshake.
 func (t *tunnels) track(conn *tls.Conn, raw *net.TCPConn, usage x509.ExtKeyUsage, before *identity.Bundle) (*tunnel, error) {
 	ends, err := endsOf(raw)
 	if err != nil {
 		return nil, err
 	}
-	tn := &tunnel{Conn: conn, raw: raw, ends: ends, usage: usage, peerNotAfter: conn.ConnectionState().PeerCertificates[0].NotAfter}
-	tn.forget = func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		delete(t.live, tn)
-	}
-	t.mu.Lock()
-	t.live[tn] = struct{}{}
-	t.mu.Unlock()
-	if now := t.proxy.cfg.Certs.Bundle(); now != before {
-		if err := tn.vouched(now, time.Now()); err != nil {
-			tn.forget()
-			return nil, err
-		}
+	proof := peer.ProofOf(conn, usage)
+	tn := &tunnel{Conn: conn, raw: raw, ends: ends, peerNotAfter: proof.Leaf().NotAfter}
+	tn.forget = func() { t.live.Remove(tn) }
+	if err := t.live.Add(tn, proof, before); err != nil {
+		return nil, err
 	}
 	return tn, nil
 }
 
-// vouched tells whether a bundle vouches for the peer. A certificate that has expired since the handshake is judged as
-// of its last moment: that it expired is no reason to end what was open, and none to let a removed root's peer go on.
-func (t *tunnel) vouched(b *identity.Bundle, now time.Time) error {
-	if now.After(t.peerNotAfter) {
-		now = t.peerNotAfter
-	}
-	_, err := identity.VerifyChain(t.ConnectionState().PeerCertificates, b, t.usage, now)
-	return err
-}
-
 // distrusted returns the tunnels whose peer the bundle in force no longer vouches for.
 func (t *tunnels) distrusted() map[via]*tunnel {
-	bundle, now := t.proxy.cfg.Certs.Bundle(), time.Now()
 	ended := map[via]*tunnel{}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if bundle == t.judged {
-		return nil // whatever is newer was judged by track
-	}
-	t.judged = bundle
-	for tn := range t.live {
-		if tn.vouched(bundle, now) != nil {
-			ended[tn.via()] = tn
-		}
+	for _, tn := range t.live.Distrusted() {
+		ended[tn.via()] = tn
 	}
 	return ended
 }
@@ -318,9 +221,7 @@ func (t *tunnels) distrusted() map[via]*tunnel {
 // forget closes the tunnels of a pod that left: those that carry something, once that has ended.
 func (t *tunnels) forget(pod mesh.UID) {
 	t.pool.Retire(func(k tunnelKey) bool { return k.pod == pod })
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	maps.DeleteFunc(t.dialled, func(k tunnelKey, _ round) bool { return k.pod == pod })
+	t.rounds.Forget(func(k tunnelKey) bool { return k.pod == pod })
 }
 
 // close ends every tunnel that this node dialled.

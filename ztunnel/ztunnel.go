@@ -25,6 +25,7 @@ import (
 	"github.com/warren-mesh/warren/identity"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/policy"
+	"github.com/warren-mesh/warren/ztunnel/peer"
 )
 
 // TunnelPort is the port of a pod that its peers' tunnels dial (HBONE).
@@ -99,7 +100,7 @@ type Proxy struct {
 	affinities *affinities
 	pool       *tunnels
 	// What peers may hold of this node before they have proved who they are, and after.
-	handshakes, accepted *gate
+	handshakes, accepted *peer.Gate
 	departed             *departed
 	direct               *directs
 
@@ -117,7 +118,8 @@ func New(cfg Config) *Proxy {
 		cfg.HandshakeTimeout = 5 * time.Second
 	}
 	p := &Proxy{cfg: cfg, conns: newConns(cfg.MaxConns), loads: newLoads(), affinities: newAffinities(maxAffinities), pods: map[mesh.UID]*Pod{},
-		handshakes: newHandshakeGate(), accepted: newTunnelGate(), departed: newDeparted(cfg.World), byNetns: map[uint64]*Pod{}}
+		handshakes: peer.NewGate(handshakeLimits()), accepted: peer.NewGate(tunnelLimits()), departed: newDeparted(cfg.World),
+		byNetns: map[uint64]*Pod{}}
 	p.pool = newTunnels(p)
 	p.direct = newDirects(p)
 	return p
@@ -223,10 +225,4 @@ func (p *Proxy) Close(grace time.Duration) {
 // idOf returns the identity that the mesh gives a workload.
 func idOf(w *mesh.Workload) (identity.ID, error) {
 	return identity.New(w.TrustDomain, w.Namespace, w.ServiceAccount)
-}
-
-// addrOf returns a TCP address in the one form that is ever compared.
-func addrOf(a net.Addr) netip.AddrPort {
-	ap := a.(*net.TCPAddr).AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
