@@ -54,6 +54,7 @@ type conn struct {
 	*http.ClientConn
 	wire *wire
 	busy atomic.Bool  // an HTTP/1.1 connection with a request: no need to ask it
+	last atomic.Bool  // its request is the last one: see switches
 	used atomic.Int64 // when a request last began, in unix nanoseconds
 	uses atomic.Int64
 }
@@ -132,12 +133,12 @@ func (p *pool) reserve() *conn {
 		if c.busy.Load() || p.dialer.http2 && !c.wire.settled.Load() && c.InFlight() > 0 {
 			continue
 		}
-		if c.Reserve() == nil {
+		if !c.last.Load() && c.Reserve() == nil {
 			c.used.Store(time.Now().UnixNano())
 			c.busy.Store(!p.dialer.http2)
 			return c
 		}
-		if c.Err() != nil || c.InFlight() == 0 && c.Available() == 0 { // ended, or told to go away
+		if c.Err() != nil || c.InFlight() == 0 && (c.last.Load() || c.Available() == 0) { // ended, or told to go away
 			p.conns = slices.Delete(p.conns, i, i+1)
 			go closeIdle(c.ClientConn)
 		}
@@ -246,7 +247,7 @@ func (p *pool) changed(c *conn) {
 		c.busy.Store(false)
 	}
 	p.kick()
-	if p.retired.Load() {
+	if p.retired.Load() || c.last.Load() {
 		go closeIdle(c.ClientConn)
 	}
 }
@@ -269,7 +270,7 @@ func (p *pool) sweep(now time.Time, idle time.Duration) {
 	p.mu.Lock()
 	var old []*conn
 	p.conns = slices.DeleteFunc(p.conns, func(c *conn) bool {
-		unused := now.UnixNano()-c.used.Load() > int64(idle) || c.Available() == 0
+		unused := now.UnixNano()-c.used.Load() > int64(idle) || c.Available() == 0 || c.last.Load()
 		if c.Err() == nil && (c.InFlight() > 0 || !unused) {
 			return false
 		}

@@ -75,6 +75,9 @@ func (p *Pick) send(req *http.Request, body **sentBody) (*http.Response, error) 
 		}
 		reused := c.uses.Add(1) > 1
 		read, written := c.wire.read.Load(), c.wire.written.Load()
+		if !p.http2 && switches(req) {
+			c.last.Store(true)
+		}
 		res, err := c.RoundTrip(req)
 		if err == nil {
 			return res, nil
@@ -95,6 +98,13 @@ func (p *Pick) send(req *http.Request, body **sentBody) (*http.Response, error) 
 		}
 		return nil, err
 	}
+}
+
+// switches tells whether a request asks for another protocol on its connection. If it does not get it, nobody's request
+// may follow: servers differ in what they take the bytes behind it for. Node's, for one, throws away those that come with
+// the end of its body (llhttp pauses there), and another client's request would never be answered.
+func switches(r *http.Request) bool {
+	return r.Method == http.MethodConnect || len(r.Header["Upgrade"]) > 0
 }
 
 // resent returns the request for another connection; false if its body is gone.
