@@ -151,10 +151,11 @@ func (c *Capture) Directs() ([]Direct, error) {
 	return out, nil
 }
 
-// IsDirect tells whether the kernel knows of a direct connection still.
-func (c *Capture) IsDirect(e Ends) bool {
+// IsDirect tells whether the kernel knows of a direct connection still, and whether it was established.
+func (c *Capture) IsDirect(e Ends) (open, established bool) {
 	var value captureDirect
-	return c.maps.Directs.Lookup(captureEnds{Client: endOf(e.Client), Server: endOf(e.Server)}, &value) == nil
+	err := c.maps.Directs.Lookup(captureEnds{Client: endOf(e.Client), Server: endOf(e.Server)}, &value)
+	return err == nil, err == nil && value.Established != 0
 }
 
 func directOf(ends captureEnds, d captureDirect, clock clock) Direct {

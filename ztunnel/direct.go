@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/warren-mesh/warren/mesh"
 )
@@ -12,6 +13,10 @@ import (
 // of a pod to another's port is carried, as any is, and decided; then the kernel is permitted to connect the next ones by
 // itself, for as long as nothing changes that this follows from. It tells of each, so that they are registered, recorded
 // and ended as all others are (direct_conn.go).
+//
+// Such a connection is packets of the pods' own, which a NetworkPolicy or the network's plug-in may drop where ztunnel's way
+// is open. So a permit is given only after a trial: ztunnel connects from the one pod to the other's port itself, and takes
+// that connection on the other side before the app sees it. One that is never established takes the permit back.
 
 // Kernel voids what it was permitted.
 type Kernel interface {
@@ -38,13 +43,25 @@ type Neighbour struct {
 	Netns uint64 // cookie of its network namespace
 }
 
-// maxPermits bounds what is permitted at a time; what is not is carried.
-const maxPermits = 32_768
+const (
+	// maxPermits bounds what is permitted at a time; what is not is carried.
+	maxPermits = 32_768
+	// trialTimeout is how long the network of one node may take to connect two pods, and trialPause how long it is not
+	// tried again after it did not.
+	trialTimeout = 500 * time.Millisecond
+	trialPause   = time.Minute
+)
 
 // permitKey is what a pod dials.
 type permitKey struct {
 	pod *Pod
 	dst netip.AddrPort
+}
+
+// permit is what is known of one.
+type permit struct {
+	given bool      // else it is being tried, or was in vain
+	again time.Time // when it may be tried again
 }
 
 // directs holds what the kernel was permitted, and the connections that it made by that.
@@ -53,13 +70,15 @@ type directs struct {
 	full  atomic.Uint64 // permits that there was no room for
 
 	mu      sync.Mutex
-	permits map[permitKey]struct{}
+	permits map[permitKey]*permit
+	trials  map[trialKey]*trial
 	open    map[Ends]*directConn
+	fresh   []DirectConn        // of open, those that CheckDirects has not looked at
 	strange map[Ends]DirectConn // one of their pods is not served, or not yet
 }
 
 func newDirects(p *Proxy) *directs {
-	return &directs{proxy: p, permits: map[permitKey]struct{}{}, open: map[Ends]*directConn{}, strange: map[Ends]DirectConn{}}
+	return &directs{proxy: p, permits: map[permitKey]*permit{}, trials: map[trialKey]*trial{}, open: map[Ends]*directConn{}, strange: map[Ends]DirectConn{}}
 }
 
 // generation is read before the world is loaded that a permit shall follow from.
@@ -70,27 +89,65 @@ func (d *directs) generation() uint64 {
 	return d.proxy.cfg.Kernel.Generation()
 }
 
-// permit lets the kernel connect what the pod dials at dst from now on, if that may be.
+// permit lets the kernel connect what the pod dials at dst from now on, if that may be and the network lets it. It does not
+// wait for that.
 func (d *directs) permit(w *World, pod *Pod, dst netip.AddrPort, generation uint64) {
 	if d.proxy.cfg.Kernel == nil || pod.Direct == nil {
 		return
 	}
-	key := permitKey{pod, dst}
-	d.mu.Lock()
-	_, known := d.permits[key]
-	full := !known && len(d.permits) >= maxPermits
-	d.mu.Unlock()
-	if full {
-		d.full.Add(1)
+	to, ok := d.plan(w, pod, dst)
+	if !ok || !d.claim(permitKey{pod, dst}) {
 		return
 	}
-	to, ok := d.plan(w, pod, dst)
-	if !ok || pod.Direct.Permit(dst, to, generation) != nil {
-		return // carried, as before
-	}
+	d.proxy.conns.tasks.Go(func() {
+		ok := d.try(pod, dst, to)
+		if ok {
+			ok = pod.Direct.Permit(dst, to, generation) == nil
+		}
+		d.settle(permitKey{pod, dst}, ok)
+	})
+}
+
+// claim tells whether the caller is the one who is to see to a permit.
+func (d *directs) claim(k permitKey) bool {
 	d.mu.Lock()
-	d.permits[key] = struct{}{}
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	p := d.permits[k]
+	switch {
+	case p == nil && len(d.permits) >= maxPermits:
+		d.full.Add(1)
+		return false
+	case p == nil:
+		d.permits[k] = &permit{again: time.Now().Add(trialPause)}
+		return true
+	case p.given: // its generation may have ended before its renewal
+		return true
+	case time.Now().Before(p.again):
+		return false
+	}
+	p.again = time.Now().Add(trialPause)
+	return true
+}
+
+// settle notes how a trial went.
+func (d *directs) settle(k permitKey, given bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.permits[k]; p != nil {
+		p.given = given
+	}
+}
+
+// DirectPermits returns how many kinds of connections the kernel may make by itself.
+func (p *Proxy) DirectPermits() (given int) {
+	p.direct.mu.Lock()
+	defer p.direct.mu.Unlock()
+	for _, permit := range p.direct.permits {
+		if permit.given {
+			given++
+		}
+	}
+	return given
 }
 
 // plan returns which pod of this node the kernel may connect a pod to that dials dst, if there is one. Where there is a
@@ -154,8 +211,10 @@ func (d *directs) renew(w *World) {
 	next := kernel.Generation() + 1
 	d.mu.Lock()
 	keys := make([]permitKey, 0, len(d.permits))
-	for k := range d.permits {
-		keys = append(keys, k)
+	for k, p := range d.permits {
+		if p.given {
+			keys = append(keys, k)
+		}
 	}
 	d.mu.Unlock()
 	for _, k := range keys {

@@ -48,6 +48,7 @@ func (p *Proxy) DirectOpens(c DirectConn) {
 		return
 	}
 	d.open[c.Ends] = dc
+	d.fresh = append(d.fresh, c)
 	d.mu.Unlock()
 	p.openDirect(c, dc)
 }
@@ -124,6 +125,9 @@ func (p *Proxy) DirectEnded(c DirectConn, e DirectEnd) {
 	delete(d.open, c.Ends)
 	delete(d.strange, c.Ends)
 	d.mu.Unlock()
+	if c.Connect == 0 {
+		d.takeBack(c)
+	}
 	if dc != nil {
 		p.loads.add(c.Server, -1)
 	} else if dc = p.directConn(c); dc == nil {
@@ -161,6 +165,38 @@ func directReason(c DirectConn, e DirectEnd) (reason Reason, verdict Verdict, de
 		return ReasonConnectTimeout, Failed, e.Err.Error()
 	}
 	return ReasonAppUnreachable, Failed, e.Err.Error()
+}
+
+// takeBack takes the permit back that a connection was made by which was not established: its next one is carried.
+func (d *directs) takeBack(c DirectConn) {
+	if pod := d.proxy.inNetns(c.ClientNetns); pod != nil {
+		d.forbid(permitKey{pod, c.Dialled})
+	}
+}
+
+// CheckDirects looks at connections that are not new any more: one that is not established still was let down by the
+// network, and takes its permit back. `established` asks the kernel.
+func (p *Proxy) CheckDirects(established func(Ends) bool) {
+	d := p.direct
+	before := time.Now().Add(-trialTimeout)
+	d.mu.Lock()
+	var waiting []DirectConn
+	left := d.fresh[:0]
+	for _, c := range d.fresh {
+		switch {
+		case c.At.After(before):
+			left = append(left, c)
+		case d.open[c.Ends] != nil:
+			waiting = append(waiting, c)
+		}
+	}
+	d.fresh = left
+	d.mu.Unlock()
+	for _, c := range waiting {
+		if !established(c.Ends) {
+			d.takeBack(c)
+		}
+	}
 }
 
 // ForgetDirects ends the records of connections that the kernel knows no more: nobody was told how they ended.

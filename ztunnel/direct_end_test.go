@@ -1,9 +1,12 @@
 package ztunnel_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/warren-mesh/warren/internal/meshtest"
@@ -119,6 +122,7 @@ func TestAServiceWithOneEndpointOfThisNodeIsReachedDirectly(t *testing.T) {
 	vip := netip.AddrPortFrom(vip4, 80)
 	for i := range 3 {
 		answer, own, r := askWhole(t, m, "shop/web", vip)
+		awaitPermits(t, m, 1)
 		if want := own.String() + " " + m.Pod("shop/pay").Addr(false, 8080).String(); answer != want {
 			t.Errorf("the server saw %q, want %q", answer, want)
 		}
@@ -134,5 +138,51 @@ func TestAServiceWithOneEndpointOfThisNodeIsReachedDirectly(t *testing.T) {
 	}
 	if n := counter(t, m, "out_direct") - before; n > 0 {
 		t.Errorf("%d connections were made without ztunnel although there is a choice", n)
+	}
+}
+
+// drop has a pod's network drop, or let through, what comes in to a port, as a NetworkPolicy would.
+func drop(t *testing.T, m *meshtest.Mesh, pod string, port int, on bool) {
+	t.Helper()
+	rules := "delete table inet policy"
+	if on {
+		rules = fmt.Sprintf("table inet policy {\nchain in {\ntype filter hook input priority 0; policy accept;\niifname != lo tcp dport %d drop\n}\n}", port)
+	}
+	if err := m.Pod(pod).NS.Run(func() error {
+		nft := exec.Command("nft", "-f", "-")
+		nft.Stdin = strings.NewReader(rules)
+		if out, err := nft.CombinedOutput(); err != nil {
+			return fmt.Errorf("nft: %w\n%s", err, out)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWhatTheNetworkDropsIsCarried: ztunnel's way within a node is no packet on any link, and stays open. Once the network
+// drops what was direct, one connection is lost as it would be without a mesh, and the next are carried.
+func TestWhatTheNetworkDropsIsCarried(t *testing.T) {
+	m := together(t)
+	greet(t, m, "shop/pay", 8080)
+	drop(t, m, "shop/pay", 8080, true)
+	dst := m.Pod("shop/pay").Addr(false, 8080)
+	for range 5 {
+		if !served1(m, dst) {
+			t.Fatal("a connection is not served")
+		}
+	}
+	if n := counter(t, m, "out_direct"); n > 0 {
+		t.Errorf("%d connections were direct although the network drops them", n)
+	}
+	drop(t, m, "shop/pay", 8080, false)
+	other := m.Pod("shop/pay").Addr(true, 8080)
+	directly(t, m, "shop/web", other).Close()
+	drop(t, m, "shop/pay", 8080, true)
+	if served1(m, other) {
+		t.Error("a direct connection was served that the network drops")
+	}
+	if !served1(m, other) {
+		t.Error("the next one is not carried")
 	}
 }

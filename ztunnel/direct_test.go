@@ -31,15 +31,22 @@ func askWhole(t *testing.T, m *meshtest.Mesh, from string, dst netip.AddrPort) (
 	return strings.TrimPrefix(string(all), meshtest.Canary), own, r
 }
 
+// awaitPermits waits until the kernel may make n kinds of connections.
+func awaitPermits(t *testing.T, m *meshtest.Mesh, n int) {
+	t.Helper()
+	meshtest.Eventually(t, "the kernel is permitted", func() bool { return m.Nodes["n1"].Proxy.DirectPermits() == n })
+}
+
 // TestTheSecondConnectionIsTheKernels, between pods of one node, and looks to both apps and in the records as the first.
 func TestTheSecondConnectionIsTheKernels(t *testing.T) {
 	m := meshtest.New(t, shop)
 	whoami(t, m.Pod("shop/cart").NS, 8080)
-	for _, v6 := range []bool{false, true} {
+	for n, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
 			dst := m.Pod("shop/cart").Addr(v6, 8080)
 			for i := range 3 {
 				answer, own, r := askWhole(t, m, "shop/web", dst)
+				awaitPermits(t, m, n+1)
 				if want := own.String() + " " + dst.String(); answer != want {
 					t.Errorf("connection %d: the server saw %q, want %q", i, answer, want)
 				}

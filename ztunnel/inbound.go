@@ -39,6 +39,10 @@ func (p *Proxy) steered(handle func(context.Context, *Pod, *net.TCPConn)) func(c
 
 // plaintext serves a connection that came without a tunnel: it has no identity.
 func (p *Proxy) plaintext(ctx context.Context, pod *Pod, client *net.TCPConn) {
+	if p.direct.isTrial(client) {
+		client.Close()
+		return
+	}
 	k := &conn{pod: pod, record: Record{ID: hbone.NewTraceID(), Reporter: Inbound, Start: time.Now()}}
 	k.onKill(func() { reset(client) })
 	a := arrival{client: peer.Addr(client.RemoteAddr()), app: peer.Addr(client.LocalAddr()), security: Plaintext}

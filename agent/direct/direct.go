@@ -39,8 +39,8 @@ func (f *Follower) Advance(generation uint64) {
 	f.events.Drain()
 }
 
-// lookAfter is how often connections are looked for of whose end nobody could be told.
-const lookAfter = 5 * time.Second
+// lookAfter is how often connections are looked at that are not established, or of whose end nobody could be told.
+const lookAfter = time.Second
 
 // Run tells proxy of every connection until ctx ends, of those first that an earlier agent knew.
 func (f *Follower) Run(ctx context.Context, proxy *ztunnel.Proxy) error {
@@ -53,7 +53,7 @@ func (f *Follower) Run(ctx context.Context, proxy *ztunnel.Proxy) error {
 	}
 	rctx, cancel := context.WithCancel(ctx)
 	var task sync.WaitGroup
-	task.Go(func() { f.forget(rctx, proxy) })
+	task.Go(func() { f.look(rctx, proxy) })
 	defer task.Wait()
 	defer cancel()
 	return f.events.Run(ctx, bpf.Followed{
@@ -62,8 +62,8 @@ func (f *Follower) Run(ctx context.Context, proxy *ztunnel.Proxy) error {
 	})
 }
 
-// forget looks for connections that the kernel knows no more, after it could not tell of an end.
-func (f *Follower) forget(ctx context.Context, proxy *ztunnel.Proxy) {
+// look looks after connections that the kernel does not tell about.
+func (f *Follower) look(ctx context.Context, proxy *ztunnel.Proxy) {
 	tick := time.NewTicker(lookAfter)
 	defer tick.Stop()
 	var seen uint64
@@ -73,12 +73,19 @@ func (f *Follower) forget(ctx context.Context, proxy *ztunnel.Proxy) {
 			return
 		case <-tick.C:
 		}
+		proxy.CheckDirects(func(e ztunnel.Ends) bool {
+			open, established := f.capture.IsDirect(bpf.Ends(e))
+			return established || !open
+		})
 		counters, err := f.capture.Counters()
 		if err != nil || counters["direct_end_lost"] == seen {
 			continue
 		}
 		seen = counters["direct_end_lost"]
-		proxy.ForgetDirects(func(e ztunnel.Ends) bool { return f.capture.IsDirect(bpf.Ends(e)) })
+		proxy.ForgetDirects(func(e ztunnel.Ends) bool {
+			open, _ := f.capture.IsDirect(bpf.Ends(e))
+			return open
+		})
 	}
 }
 
