@@ -144,9 +144,9 @@ func TestAServiceWithOneEndpointOfThisNodeIsReachedDirectly(t *testing.T) {
 // drop has a pod's network drop, or let through, what comes in to a port, as a NetworkPolicy would.
 func drop(t *testing.T, m *meshtest.Mesh, pod string, port int, on bool) {
 	t.Helper()
-	rules := "delete table inet policy"
+	rules := "delete table inet drops"
 	if on {
-		rules = fmt.Sprintf("table inet policy {\nchain in {\ntype filter hook input priority 0; policy accept;\niifname != lo tcp dport %d drop\n}\n}", port)
+		rules = fmt.Sprintf("table inet drops {\nchain in {\ntype filter hook input priority 0; policy accept;\niifname != lo tcp dport %d drop\n}\n}", port)
 	}
 	if err := m.Pod(pod).NS.Run(func() error {
 		nft := exec.Command("nft", "-f", "-")
