@@ -204,6 +204,10 @@ func (s *Snapshot) ServiceNamed(fullName string) *Service { return s.services[fu
 // ServiceHost returns the service with this host name, or nil.
 func (s *Snapshot) ServiceHost(hostname string) *Service { return s.byHost[hostname] }
 
+// SameServices tells whether two snapshots have the same services, by pointer: those of a state that was made of the one
+// before have what did not change in common.
+func (s *Snapshot) SameServices(o *Snapshot) bool { return maps.Equal(s.services, o.services) }
+
 // Workloads returns all workloads, sorted by full name.
 func (s *Snapshot) Workloads() []*Workload {
 	return slices.SortedFunc(maps.Values(s.workloads), func(a, b *Workload) int {

@@ -119,7 +119,7 @@ func New(cfg Config) (*Waypoint, error) {
 	w.feed = feed.New(feed.Config{
 		Client: meshv1.NewMeshClient(w.channel), AgentVersion: cfg.Version, StateFile: w.stateFile(), Enforce: w.enforce, Log: cfg.Log,
 	})
-	w.world = mesh.NewStore(w.worldOf(w.feed.Store().Load()))
+	w.world = mesh.NewStore(w.worldOf(w.feed.Store().Load(), nil))
 	w.takeBundle(w.feed.Store().Load())
 	return w, w.assemble()
 }
@@ -131,23 +131,13 @@ func (w *Waypoint) stateFile() string {
 	return filepath.Join(w.cfg.StateDir, "mesh.state")
 }
 
-func (w *Waypoint) worldOf(s *feed.State) *exchange.World {
+// worldOf is what a state comes to, after another world.
+func (w *Waypoint) worldOf(s *feed.State, before *exchange.World) *exchange.World {
 	d := s.Decoded()
-	out := &exchange.World{
+	return &exchange.World{
 		Mesh: s.Mesh, Policies: s.Policies, Routes: d.Routes, Traffic: d.Traffic, Authentication: d.Authentication,
-		Behind: map[mesh.UID][]string{},
+		Behind: exchange.BehindOf(w.cfg.Gateway, s.Mesh, before),
 	}
-	for _, svc := range s.Mesh.Services() {
-		if svc.Waypoint != w.cfg.Gateway {
-			continue
-		}
-		for i := range svc.Endpoints {
-			if uid := svc.Endpoints[i].Workload; uid != "" {
-				out.Behind[uid] = append(out.Behind[uid], svc.FullName())
-			}
-		}
-	}
-	return out
 }
 
 // takeBundle puts the controller's trust bundle in force, if it sent one.
@@ -162,7 +152,7 @@ func (w *Waypoint) takeBundle(s *feed.State) {
 func (w *Waypoint) enforce(_ context.Context, s *feed.State) error {
 	w.takeBundle(s)
 	w.manager.BundleChanged()
-	w.world.Swap(w.worldOf(s))
+	w.world.Swap(w.worldOf(s, w.world.Load()))
 	w.tunnels.distrust()
 	w.dialer.distrust()
 	w.streams.redecide()

@@ -5,6 +5,7 @@ package exchange
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,24 +22,55 @@ type World struct {
 	Routes         *route.Table
 	Traffic        *route.TrafficSet
 	Authentication *policy.AuthenticationSet
-	// Behind are the services of this waypoint that a workload is an endpoint of, by its UID: what is said of them holds
-	// for who dials the workload itself, too.
+	// Behind are the targets of connections to a workload that is an endpoint of this waypoint's services, by its UID: what
+	// is said of the services holds for who dials the workload itself, too. BehindOf makes it.
 	Behind map[mesh.UID][]string
 }
 
-// Targets are what policies may target to be held against connections by c through a gateway: the gateway, the service
-// that was dialled, or those that the workload is behind that was dialled.
-func (w *World) Targets(gateway string, c *Conn) []string {
-	out := []string{"Gateway " + gateway}
-	switch {
-	case c.Service != nil:
-		out = append(out, "Service "+c.Service.FullName())
-	case c.Target != nil:
-		for _, name := range w.Behind[c.Target.UID] {
-			out = append(out, "Service "+name)
+// BehindOf returns the Behind of a gateway's waypoint. It is that of the world before if no service has changed since.
+func BehindOf(gateway string, m *mesh.Snapshot, before *World) map[mesh.UID][]string {
+	if before != nil && m.SameServices(before.Mesh) {
+		return before.Behind
+	}
+	out := map[mesh.UID][]string{}
+	for _, svc := range m.Services() {
+		if svc.Waypoint != gateway {
+			continue
+		}
+		for i := range svc.Endpoints {
+			uid := svc.Endpoints[i].Workload
+			if uid == "" {
+				continue
+			}
+			if out[uid] == nil {
+				out[uid] = []string{"Gateway " + gateway}
+			}
+			if target := "Service " + svc.FullName(); !slices.Contains(out[uid], target) { // a pod may be there with each family
+				out[uid] = append(out[uid], target)
+			}
 		}
 	}
 	return out
+}
+
+// Targets are what policies may target to be held against connections by c through a gateway: the gateway, the service
+// that was dialled, or those that the workload is behind that was dialled. Every request asks, so the list is the
+// connection's or the world's: callers must not change it.
+func (w *World) Targets(gateway string, c *Conn) []string {
+	if c.Service == nil && c.Target != nil {
+		if of := w.Behind[c.Target.UID]; of != nil {
+			return of
+		}
+	}
+	if of := c.targets.Load(); of != nil {
+		return *of
+	}
+	of := []string{"Gateway " + gateway}
+	if c.Service != nil {
+		of = append(of, "Service "+c.Service.FullName())
+	}
+	c.targets.Store(&of)
+	return of
 }
 
 // Conn is one connection that a client made, as the tunnel that carried it tells.
@@ -59,11 +91,12 @@ type Conn struct {
 	// TraceID is the connection's, which the client's ztunnel gave it: 32 hex digits.
 	TraceID string
 
-	requests uint32
+	requests atomic.Uint32
+	targets  atomic.Pointer[[]string] // as far as no world changes them
 }
 
 // Begin counts a request that begins on the connection, and returns its number, from 1.
-func (c *Conn) Begin() uint32 { return atomic.AddUint32(&c.requests, 1) }
+func (c *Conn) Begin() uint32 { return c.requests.Add(1) }
 
 // Outcome is what became of a request. The set is closed, so that it can be a metric's label.
 type Outcome string
