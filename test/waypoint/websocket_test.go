@@ -3,21 +3,28 @@ package waypoint
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/net/websocket"
 
+	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/internal/labtest"
+	"github.com/warren-mesh/warren/lab"
 )
 
-// TestWebSocket: a WebSocket holds over thousands of messages and a silence, and ends on both sides whoever closes it.
-func TestWebSocket(t *testing.T) {
-	m := up(t, "", far)
-	ended := make(chan error, 16)
+// echoing answers WebSockets at /echo with what they say, until one says bye, and tells how each ended. /slow is an
+// ordinary request that takes longer than any timeout here.
+func echoing() (handler http.Handler, ended chan error) {
+	ended = make(chan error, 16)
 	mux := http.NewServeMux()
+	mux.HandleFunc("/slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	mux.Handle("/echo", websocket.Handler(func(ws *websocket.Conn) {
 		var message []byte
 		for {
@@ -35,14 +42,19 @@ func TestWebSocket(t *testing.T) {
 			}
 		}
 	}))
-	serveFar(t, m, mux)
+	return mux, ended
+}
+
+// TestWebSocket: a WebSocket holds over thousands of messages, and ends on both sides whoever closes it.
+func TestWebSocket(t *testing.T) {
+	m := up(t, "", far)
+	handler, ended := echoing()
+	serveFar(t, m, handler)
 	for says, port := range map[string]uint16{"http": farHTTP, "ws": farWS, "nothing": farSilent} {
 		t.Run(says, func(t *testing.T) {
 			m := m.With(t)
 			ws := dialWebSocket(t, m, port)
 			echoes(t, ws, 2000)
-			time.Sleep(4 * time.Second) // the silence itself, no effect that is waited for
-			echoes(t, ws, 100)
 			if err := websocket.Message.Send(ws, []byte("bye")); err != nil {
 				t.Fatal(err)
 			}
@@ -63,6 +75,98 @@ func TestWebSocket(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWebSocketOutlivesEverything: one that was open before goes on after a silence that is longer than the timers of
+// seconds on its way (dials and handshakes 5 s, the sweep of unused connections 5 s, a tunnel's ping and its answer 15 s;
+// those of minutes are let pass in the packages' own tests), which is longer too than its route allows a request and its
+// tunnels' certificates live, while routes and policies change and the controller dies and comes back.
+func TestWebSocketOutlivesEverything(t *testing.T) {
+	const silence, ttl = 16 * time.Second, 6 * time.Second
+	m := labtest.Up(t, longLife(0), func(o *lab.Options) { o.ControllerArgs = []string{"--workload-ttl", ttl.String()} })
+	handler, _ := echoing()
+	serveFar(t, m, handler)
+	ordinary := m.Client("shop/web", m.VIP(farService, farHTTP))
+	until(t, "the route's timeout ends an ordinary request", func() bool {
+		res, err := ordinary.Get("http://far.shop/slow")
+		return err == nil && res.Body.Close() == nil && res.StatusCode == http.StatusGatewayTimeout
+	})
+	var open []*websocket.Conn
+	for _, port := range []uint16{farHTTP, farWS, farSilent} {
+		ws := dialWebSocket(t, m, port)
+		echoes(t, ws, 10)
+		open = append(open, ws)
+	}
+	over := time.After(silence)
+	before := serials(t, m)
+	for i := range 5 {
+		m.Write("mesh.yaml", longLife(i+1))
+		until(t, "the change takes effect", func() bool {
+			res, err := ordinary.Get("http://far.shop/echo")
+			return err == nil && res.Body.Close() == nil && res.Header.Get("X-Change") == strconv.Itoa(i+1)
+		})
+	}
+	if err := m.KillController(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.StartController(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-over
+	for id, serial := range serials(t, m) {
+		if before[id] == serial {
+			t.Errorf("the certificate of %s was not renewed", id)
+		}
+	}
+	for _, ws := range open {
+		echoes(t, ws, 100)
+	}
+}
+
+// longLife are manifests of which each version has another route to far, which ends requests after a second, and another
+// policy.
+func longLife(version int) string {
+	return strings.Join([]string{fmt.Sprintf(shop, ""), far, fmt.Sprintf(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: far, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: far, port: 80}, {group: "", kind: Service, name: far, port: 84}]
+  rules:
+  - timeouts: {request: 1s, backendRequest: 1s}
+    filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Change, value: "%d"}]}}]
+    backendRefs: [{name: far, port: 80}]
+---
+apiVersion: warren.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: far, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: far}]
+  rules:
+  - from: [{source: {serviceAccounts: [web]}}]
+    to: [{operation: {methods: [GET, M%d]}}]
+`, version, version)}, "\n---\n")
+}
+
+// serials are those of the certificates of whoever the WebSockets' tunnels are between.
+func serials(t *testing.T, m *labtest.Mesh) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	until(t, "the certificates are known", func() bool {
+		reply, err := m.Admin(m.ControllerSocket()).Certs(t.Context(), &adminv1.ListRequest{})
+		if err != nil {
+			return false // the controller has just come back
+		}
+		for _, c := range reply.Certs {
+			for _, account := range []string{"web", "far", "waypoint"} {
+				if c.SpiffeId == "spiffe://cluster.local/ns/shop/sa/"+account {
+					out[account] = c.Serial
+				}
+			}
+		}
+		return len(out) == 3
+	})
+	return out
 }
 
 func dialWebSocket(t *testing.T, m *labtest.Mesh, port uint16) *websocket.Conn {

@@ -45,6 +45,7 @@ type rig struct {
 	version   uint64
 	byAddress bool // clients dial the first workload itself
 	dials     atomic.Int64
+	timers    time.Duration // of the server, for headers and for idle connections; 0 is none
 }
 
 const clientID = "spiffe://cluster.local/ns/test/sa/client"
@@ -118,6 +119,7 @@ func (r *rig) start() *rig {
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
 		Handler: r.proxy, Protocols: &protocols, DisableGeneralOptionsHandler: true, MaxHeaderBytes: 64 << 10,
+		ReadHeaderTimeout: r.timers, IdleTimeout: r.timers,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return exchange.WithConn(ctx, c.(*clientConn).info)
 		},

@@ -39,7 +39,8 @@ func upgrader() http.Handler {
 
 func TestAnUpgradedConnectionCarriesBytesBothWays(t *testing.T) {
 	r := newRig(t, upgrader())
-	r.route(route.Rule{Backends: to("shop/web"), Timeout: 200 * time.Millisecond, BackendTimeout: 200 * time.Millisecond}).start()
+	r.timers = 200 * time.Millisecond
+	r.route(route.Rule{Backends: to("shop/web"), Timeout: r.timers, BackendTimeout: r.timers}).start()
 	for _, protocol := range []string{"websocket", "something/1"} {
 		c, in := r.raw("GET /chat HTTP/1.1\r\nHost: web.shop\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\n\r\nearly ")
 		res, err := http.ReadResponse(in, nil)
@@ -47,7 +48,7 @@ func TestAnUpgradedConnectionCarriesBytesBothWays(t *testing.T) {
 			t.Fatalf("%v, %v", res, err)
 		}
 		expect(t, in, "EARLY ")
-		time.Sleep(300 * time.Millisecond) // longer than the timeouts
+		time.Sleep(500 * time.Millisecond) // longer than the timeouts of the route and the server
 		for range 3 {
 			_, _ = io.WriteString(c, "GET / HTTP/1.1\n\x00")
 			expect(t, in, "GET / HTTP/1.1\n\x00")

@@ -113,6 +113,38 @@ func TestUnusedConnectionsAndServicesAreForgotten(t *testing.T) {
 	}
 }
 
+// TestSilentUpgradedConnectionIsNotTakenForUnused: whatever is swept, and whatever else changes in the world.
+func TestSilentUpgradedConnectionIsNotTakenForUnused(t *testing.T) {
+	f := newField(t)
+	f.pod("a", "10.0.0.1", http.HandlerFunc(echo))
+	f.publish()
+	req := get("/")
+	req.Header.Set("Connection", "upgrade")
+	req.Header.Set("Upgrade", "echo")
+	res, err := f.pick(f.ask()).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	for _, later := range [...]time.Duration{sweepEvery, idleTimeout, forgetAfter, 24 * time.Hour} {
+		f.u.sweep(f.now().Add(later + time.Second))
+		f.pod("b"+later.String(), "10.0.0.2", nil)
+		f.publish()
+		f.u.refreshAll()
+		f.remove("b" + later.String())
+		f.publish()
+		f.u.refreshAll()
+		stream := res.Body.(io.ReadWriter)
+		if _, err := io.WriteString(stream, "still there"); err != nil {
+			t.Fatalf("after %s: %v", later, err)
+		}
+		got := make([]byte, len("still there"))
+		if _, err := io.ReadFull(stream, got); err != nil || string(got) != "still there" {
+			t.Fatalf("after %s: %q, %v", later, got, err)
+		}
+	}
+}
+
 // TestWorldChangesUnderLoadLoseNoRequest takes pods out of the world and back while requests run. Whoever was chosen
 // and left before the request went out is told so, and may choose again.
 func TestWorldChangesUnderLoadLoseNoRequest(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -216,6 +217,34 @@ func TestPoolReleasesIdleConnections(t *testing.T) {
 		}
 		f.wg.Wait() // the server saw an orderly end
 		p.Close()
+	})
+}
+
+// TestSilentStreamOutlivesEveryTimer: those of the pool, of both ends' connections, and of the dial and the Connect that
+// it began with. Only pings pass meanwhile.
+func TestSilentStreamOutlivesEveryTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &farm{handle: echo}
+		p := NewPool(PoolConfig{}, f.dial)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		s, _, err := p.Connect(ctx, "b", Request{Authority: "a:1"})
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			time.Sleep(24 * time.Hour)
+			if _, err := io.WriteString(s, "hello"); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, 5)
+			if _, err := io.ReadFull(s, got); err != nil || string(got) != "hello" {
+				t.Fatalf("%q came back, %v", got, err)
+			}
+		}
+		s.Close()
+		p.Close()
+		f.wg.Wait()
 	})
 }
 
