@@ -78,7 +78,7 @@ func (p *Pick) send(req *http.Request, body **sentBody) (*http.Response, error) 
 		if !p.http2 && switches(req) {
 			c.last.Store(true)
 		}
-		res, err := c.RoundTrip(req)
+		res, err := c.roundTrip(req, *body)
 		if err == nil {
 			return res, nil
 		}
@@ -98,6 +98,47 @@ func (p *Pick) send(req *http.Request, body **sentBody) (*http.Response, error) 
 		}
 		return nil, err
 	}
+}
+
+// goneGrace is how long net/http may take to tell of a connection that has ended. If it takes longer, it waits for the
+// request's body.
+const goneGrace = time.Second
+
+var errGone = errors.New("the endpoint closed the connection before it had all of the request")
+
+// roundTrip is net/http's, which returns only once it reads the request's body no more. It does not wait for that if the
+// connection has ended: a client that has stopped sending would not be told, nor its request tried elsewhere.
+func (c *conn) roundTrip(req *http.Request, body *sentBody) (*http.Response, error) {
+	if body == nil {
+		return c.RoundTrip(req)
+	}
+	type end struct {
+		res *http.Response
+		err error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		res, err := c.RoundTrip(req)
+		ended <- end{res, err}
+	}()
+	select {
+	case e := <-ended:
+		return e.res, e.err
+	case <-c.wire.closed:
+	}
+	patience := time.NewTimer(goneGrace)
+	defer patience.Stop()
+	select {
+	case e := <-ended:
+		return e.res, e.err
+	case <-patience.C:
+	}
+	go func() {
+		if e := <-ended; e.err == nil {
+			_ = e.res.Body.Close()
+		}
+	}()
+	return nil, errGone
 }
 
 // switches tells whether a request asks for another protocol on its connection. If it does not get it, nobody's request

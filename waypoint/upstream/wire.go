@@ -75,6 +75,7 @@ type wire struct {
 	read, written atomic.Int64
 	settled       atomic.Bool
 	once          sync.Once
+	closed        chan struct{}
 }
 
 // Read counts. That net/http reads again says that it took in what came first: an HTTP/2 server's settings.
@@ -106,7 +107,10 @@ func (w *wire) CloseWrite() error {
 // Close makes room for another connection.
 func (w *wire) Close() error {
 	err := w.Conn.Close()
-	w.once.Do(func() { w.pool.wires.unwrap(w) })
+	w.once.Do(func() {
+		close(w.closed)
+		w.pool.wires.unwrap(w)
+	})
 	return err
 }
 
@@ -118,7 +122,7 @@ type wires struct {
 
 // wrap counts a connection as open.
 func (ws *wires) wrap(nc net.Conn, p *pool) *wire {
-	w := &wire{Conn: nc, pool: p}
+	w := &wire{Conn: nc, pool: p, closed: make(chan struct{})}
 	ws.mu.Lock()
 	ws.open[w] = struct{}{}
 	ws.mu.Unlock()
