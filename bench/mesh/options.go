@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/pflag"
+
+	"github.com/warren-mesh/warren/bench/measure"
+)
+
+const (
+	maxRounds  = 1000
+	maxSeconds = 600
+	// wantFiles is how many descriptors a proxy needs for the idle connections, both sides of each.
+	wantFiles = 1 << 16
+	// spareConns are what is left of the connections that an agent allows, which are 3/8 of its limit of open files.
+	spareConns = 500
+)
+
+type options struct {
+	rounds    int
+	seconds   float64
+	full      bool
+	strict    bool
+	only      []string
+	scenarios []string
+	bin       string
+	output    string
+
+	chosen []scenario
+}
+
+func (o *options) flags(f *pflag.FlagSet) {
+	f.IntVar(&o.rounds, "rounds", 5, "how often every row is measured")
+	f.Float64Var(&o.seconds, "seconds", 0.4, "how long each measurement takes")
+	f.BoolVar(&o.full, "full", false, "all scenarios, not only those of the quick form")
+	f.BoolVar(&o.strict, "strict", false, "fail if anything that was asked for could not be measured")
+	f.StringArrayVar(&o.only, "only", nil, "rows to measure, by name or the start of it, may be repeated (default all)")
+	f.StringSliceVar(&o.scenarios, "scenario", nil, "scenarios to measure, by name (default all of the form)")
+	f.StringVar(&o.bin, "bin", "", "folder with agent, controller and waypoint; empty builds them")
+	f.StringVarP(&o.output, "output", "o", "table", "table or json")
+}
+
+func (o *options) check() (err error) {
+	if o.rounds < 1 || o.rounds > maxRounds {
+		return fmt.Errorf("--rounds %d: want 1 to %d", o.rounds, maxRounds)
+	}
+	if !(o.seconds > 0 && o.seconds <= maxSeconds) {
+		return fmt.Errorf("--seconds %g: want more than 0 and at most %d", o.seconds, maxSeconds)
+	}
+	if !slices.Contains([]string{"table", "json"}, o.output) {
+		return fmt.Errorf("--output %q: want table or json", o.output)
+	}
+	files, err := raiseFiles()
+	if err != nil {
+		return err
+	}
+	o.chosen, err = choose(o.scenarios, o.full, min(idleConnections, files*3/8-spareConns))
+	return err
+}
+
+// wants tells whether a row was asked for. A comma in a row's name is the shell's business: any may be left out.
+func (o *options) wants(row string) bool {
+	return len(o.only) == 0 || slices.ContainsFunc(o.only, func(name string) bool { return strings.HasPrefix(plain(row), plain(name)) })
+}
+
+func plain(name string) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(name, ",", " ")), " ")
+}
+
+// warm is how long a load runs before it is measured, seconds.
+func (o *options) warm() float64 { return min(0.2, o.seconds/4) }
+
+func (o *options) write(r *measure.Report, out io.Writer) error {
+	if o.output == "json" {
+		return r.WriteJSON(out)
+	}
+	return r.WriteTable(out, compared(r)...)
+}
+
+// complete fails if that was asked for and something is missing.
+func (o *options) complete(r *measure.Report) error {
+	if missing := r.Unmeasured(); o.strict && len(missing) > 0 {
+		return fmt.Errorf("not measured: %s", strings.Join(missing, "; "))
+	}
+	return nil
+}
+
+// raiseFiles lets this process and those that it starts have as many open files as the system allows, up to what idle
+// connections take, and returns how many that are.
+func raiseFiles() (int, error) {
+	var now syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now); err != nil {
+		return 0, err
+	}
+	want := syscall.Rlimit{Cur: max(now.Max, wantFiles), Max: max(now.Max, wantFiles)}
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &want) == nil {
+		return int(want.Cur), nil
+	}
+	// Not by x/sys: that a child keeps the limit takes the runtime's knowing of it.
+	want = syscall.Rlimit{Cur: now.Max, Max: now.Max}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &want); err != nil {
+		return 0, fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	return int(want.Cur), nil
+}

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/warren-mesh/warren/bench/measure"
+	"github.com/warren-mesh/warren/bench/proc"
+	"github.com/warren-mesh/warren/bench/scene"
+)
+
+// Names of rows.
+const (
+	bareNear   = "bare, same node"
+	bareFar    = "bare, across nodes"
+	warrenNear = "warren, same node"
+	warrenTLS  = "warren, same node, encrypted"
+	warrenFar  = "warren, across nodes"
+	warrenWay  = "warren, waypoint"
+)
+
+const (
+	tunnelPort  = 15008
+	waypointPod = "mesh/waypoint-0" // as the lab names it
+)
+
+const nodesAndNamespaces = `
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: mesh, labels: {warren.dev/mesh: enabled}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: bare}
+`
+
+const waypointAndService = `
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: mesh}
+spec:
+  gatewayClassName: warren-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: way, namespace: mesh, labels: {warren.dev/use-waypoint: waypoint}}
+spec: {selector: {app: far}, ports: [{name: tcp, port: 7000, targetPort: 7000, appProtocol: tcp}]}
+`
+
+// placeholder is a pod with nothing in it but its network namespace.
+func placeholder(namespace, name, node string) string {
+	return fmt.Sprintf(`
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, namespace: %s, labels: {app: %s}}
+spec:
+  nodeName: %s
+  containers: [{name: pause, image: pause, command: [sleep, infinity]}]
+`, name, namespace, name, node)
+}
+
+// row is one way from a client to a server.
+type row struct {
+	name, base string
+	client     string // path of its network namespace
+	address    string
+	tunnel     uint16 // the port of what its connections travel in, as seen from the client's namespace
+	path       []proc.Process
+	absent     error // why it cannot be measured
+}
+
+func (r *row) shown() measure.Row {
+	out := measure.Row{Name: r.name, Base: r.base}
+	if r.absent != nil {
+		out.Absent = r.absent.Error()
+	}
+	return out
+}
+
+// stage is where the rows are: labs, and a server in every pod that is connected to.
+type stage struct {
+	dir, bin string
+	scenes   []*scene.Scene
+	servers  []*child
+}
+
+// close removes everything.
+func (s *stage) close() error {
+	var err error
+	for _, c := range s.servers {
+		err = errors.Join(err, c.stop())
+	}
+	for _, sc := range s.scenes {
+		err = errors.Join(err, sc.Remove())
+	}
+	return err
+}
+
+func (s *stage) up(ctx context.Context, o scene.Options) (*scene.Scene, error) {
+	o.Dir, o.Bin = s.dir, s.bin
+	sc, err := scene.Up(ctx, o)
+	if err == nil {
+		s.scenes = append(s.scenes, sc)
+	}
+	return sc, err
+}
+
+// serve starts a server in a pod.
+func (s *stage) serve(ctx context.Context, sc *scene.Scene, pod string) error {
+	ns, err := sc.Lab.PodNetNS(pod)
+	if err != nil {
+		return err
+	}
+	c, err := startServer(ctx, ns, pod)
+	if err == nil {
+		s.servers = append(s.servers, c)
+	}
+	return err
+}
+
+// mainRows are those of the lab of two nodes without peers.
+func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
+	manifests := nodesAndNamespaces + waypointAndService
+	for _, p := range [][3]string{
+		{"mesh", "client", "n1"}, {"mesh", "near", "n1"}, {"mesh", "far", "n2"},
+		{"bare", "client", "n1"}, {"bare", "near", "n1"}, {"bare", "far", "n2"},
+		// The lab puts a waypoint on the node with the fewest pods: these make that n1, the client's.
+		{"bare", "spare1", "n2"}, {"bare", "spare2", "n2"},
+	} {
+		manifests += placeholder(p[0], p[1], p[2])
+	}
+	sc, err := s.up(ctx, scene.Options{Name: "bench", Manifests: manifests})
+	if err != nil {
+		return nil, nil, err
+	}
+	if p, err := sc.Lab.Pod(waypointPod); err != nil || p.Node != "n1" {
+		return nil, nil, errors.Join(fmt.Errorf("%s is not on n1, where its row wants it", waypointPod), err)
+	}
+	for _, pod := range []string{"mesh/near", "mesh/far", "bare/near", "bare/far"} {
+		if err := s.serve(ctx, sc, pod); err != nil {
+			return nil, nil, err
+		}
+	}
+	rows := []*row{
+		direct(sc, row{name: bareNear}, "bare/client", "bare/near"),
+		direct(sc, row{name: bareFar}, "bare/client", "bare/far"),
+		direct(sc, row{name: warrenNear, base: bareNear}, "mesh/client", "mesh/near"),
+		direct(sc, row{name: warrenFar, base: bareFar, tunnel: tunnelPort}, "mesh/client", "mesh/far"),
+		direct(sc, row{name: warrenWay, base: bareFar, tunnel: tunnelPort}, "mesh/client", "mesh/far"),
+	}
+	vip, err := sc.VIP("mesh/way")
+	rows[4].address = address(vip)
+	rows[4].fail(err)
+	rows[2].passes(sc.Agent("n1"))
+	for _, r := range rows[3:] {
+		r.passes(sc.Agent("n1"))
+		r.passes(sc.Agent("n2"))
+	}
+	rows[4].passes(sc.Pod("waypoint", waypointPod))
+	return sc, rows, nil
+}
+
+// encryptedRow is in a lab of one node whose agent tunnels between its own pods too.
+func (s *stage) encryptedRow(ctx context.Context) *row {
+	r := &row{name: warrenTLS, base: bareNear, tunnel: tunnelPort}
+	sc, err := s.up(ctx, scene.Options{
+		Name: "bench-tls", AgentArgs: []string{"--encrypt-same-node"},
+		Manifests: nodesAndNamespaces + placeholder("mesh", "client", "n1") + placeholder("mesh", "near", "n1"),
+	})
+	if err == nil {
+		err = s.serve(ctx, sc, "mesh/near")
+	}
+	if err != nil {
+		r.fail(err)
+		return r
+	}
+	r = direct(sc, *r, "mesh/client", "mesh/near")
+	r.passes(sc.Agent("n1"))
+	return r
+}
+
+// direct completes a row whose client connects to a pod's own address.
+func direct(sc *scene.Scene, r row, client, server string) *row {
+	ns, err := sc.Lab.PodNetNS(client)
+	r.fail(err)
+	addr, err := sc.Addr(server)
+	r.fail(err)
+	r.client, r.address = ns, address(addr)
+	return &r
+}
+
+func address(a netip.Addr) string { return netip.AddrPortFrom(a, serverPort).String() }
+
+func (r *row) fail(err error) {
+	if r.absent == nil {
+		r.absent = err
+	}
+}
+
+// passes puts a process on the row's path.
+func (r *row) passes(p proc.Process, err error) {
+	r.fail(err)
+	r.path = append(r.path, p)
+}
+
+// folder is one of the run's own, for files of a peer.
+func (s *stage) folder(name string) string { return filepath.Join(s.dir, name) }
