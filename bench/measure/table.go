@@ -16,8 +16,12 @@ func (r *Report) WriteTable(out io.Writer, compared ...string) error {
 		r.Machine, strings.Join(r.Versions, ", "), r.Began.Format(time.RFC3339), r.Rounds, r.Seconds)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, sc := range r.Scenarios {
-		_, _ = fmt.Fprintf(w, "\n%s\n", strings.ToUpper(sc.Title))
+		_, _ = fmt.Fprintf(w, "\n%s (%s)\n", strings.ToUpper(sc.Title), sc.Name)
 		r.writeScenario(w, sc)
+	}
+	_, _ = fmt.Fprintf(w, "\nEACH PROCESS ON THE PATH\nSCENARIO\tROW\tCPU\tPER\tPEAK RSS\n")
+	for _, sc := range r.Scenarios {
+		r.writeCosts(w, sc)
 	}
 	for _, row := range compared {
 		_, _ = fmt.Fprintf(w, "\n%s, RELATIVE TO OTHERS\n", strings.ToUpper(row))
@@ -42,7 +46,7 @@ func (r *Report) writeScenario(w io.Writer, sc Scenario) {
 			head = append(head, "× BASE")
 		}
 	}
-	_, _ = fmt.Fprintln(w, strings.Join(append(head, "CPU s OF EACH, PER "+sc.Per, "PEAK RSS OF EACH"), "\t"))
+	_, _ = fmt.Fprintln(w, strings.Join(head, "\t"))
 	for _, row := range r.Rows {
 		if s := r.Of(sc.Name, row.Name); s != nil {
 			_, _ = fmt.Fprintln(w, s.line(sc, row))
@@ -62,16 +66,26 @@ func (s *Summary) line(sc Scenario, row Row) string {
 			cells = append(cells, ratio(s.Ratios[row.Base], c.Unit))
 		}
 	}
-	var cpu, rss []string
-	for _, name := range sortedKeys(s.CPUOf) {
-		cpu = append(cpu, name+" "+format(s.CPUOf[name].Median, true))
-		rss = append(rss, fmt.Sprintf("%s %.0f MiB", name, float64(s.PeakRSS[name])/(1<<20)))
-	}
-	cells = append(cells, cmp.Or(strings.Join(cpu, ", "), "-"), cmp.Or(strings.Join(rss, ", "), "-"))
 	if s.Problem != "" {
 		cells = append(cells, fmt.Sprintf("only %d rounds: %s", s.Rounds, oneLine(s.Problem)))
 	}
 	return strings.Join(cells, "\t")
+}
+
+// writeCosts has a line for each row with more than one process: one's own are in the scenario's table.
+func (r *Report) writeCosts(w io.Writer, sc Scenario) {
+	for _, row := range r.Rows {
+		s := r.Of(sc.Name, row.Name)
+		if s == nil || len(s.CPUOf) < 2 {
+			continue
+		}
+		var cpu, rss []string
+		for _, name := range sortedKeys(s.CPUOf) {
+			cpu = append(cpu, name+" "+format(s.CPUOf[name].Median, true))
+			rss = append(rss, fmt.Sprintf("%s %.0f MiB", name, float64(s.PeakRSS[name])/(1<<20)))
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", sc.Name, row.Name, strings.Join(cpu, ", "), sc.Per, strings.Join(rss, ", "))
+	}
 }
 
 // writeCompared has a line for each scenario and figure with a ratio, and a column for each other row.
@@ -92,7 +106,7 @@ func (r *Report) writeCompared(w io.Writer, name string) {
 			if !c.Ratio {
 				continue
 			}
-			cells := []string{sc.Title, c.Title}
+			cells := []string{sc.Name, c.Title}
 			for _, other := range r.Rows {
 				if other.Name != name && other.Absent == "" {
 					cells = append(cells, ratio(s.Ratios[other.Name], c.Unit))

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -131,7 +131,7 @@ func (j *job) open(ctx context.Context) (conns []net.Conn, askers []load.Asker, 
 				if conn != nil {
 					conns, askers = append(conns, conn), append(askers, ask)
 				}
-				err = errors.Join(err, e)
+				err = cmp.Or(err, e) // the first says it all
 				mu.Unlock()
 				if e != nil {
 					return

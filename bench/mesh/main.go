@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/warren-mesh/warren/bench/measure"
+	"github.com/warren-mesh/warren/bench/scene"
 	"github.com/warren-mesh/warren/lab"
 )
 
@@ -18,7 +19,10 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	handled, err := childMain(ctx, os.Args[1:])
+	handled, err := clientMain(ctx, os.Args[1:])
+	if !handled {
+		handled, err = scene.ServerMain(ctx, os.Args[1:])
+	}
 	if !handled {
 		err = command().ExecuteContext(ctx)
 	}

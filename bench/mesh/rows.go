@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 
 	"github.com/warren-mesh/warren/bench/measure"
 	"github.com/warren-mesh/warren/bench/proc"
@@ -23,6 +22,7 @@ const (
 )
 
 const (
+	serverPort  = 7000 // of the server in each pod that is connected to
 	tunnelPort  = 15008
 	waypointPod = "mesh/waypoint-0" // as the lab names it
 )
@@ -57,7 +57,7 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: way, namespace: mesh, labels: {warren.dev/use-waypoint: waypoint}}
-spec: {selector: {app: far}, ports: [{name: tcp, port: 7000, targetPort: 7000, appProtocol: tcp}]}
+spec: {selector: {app: way}, ports: [{name: tcp, port: 7000, targetPort: 7000, appProtocol: tcp}]}
 `
 
 // placeholder is a pod with nothing in it but its network namespace.
@@ -78,7 +78,8 @@ type row struct {
 	name, base string
 	client     string // path of its network namespace
 	address    string
-	tunnel     uint16 // the port of what its connections travel in, as seen from the client's namespace
+	tunnel     uint16 // the port at the other end of what its connections travel in, as seen from the client's namespace
+	pooled     bool   // that is there before a connection is, and may be used by the next one
 	path       []proc.Process
 	absent     error // why it cannot be measured
 }
@@ -95,14 +96,14 @@ func (r *row) shown() measure.Row {
 type stage struct {
 	dir, bin string
 	scenes   []*scene.Scene
-	servers  []*child
+	servers  []*scene.Child
 }
 
 // close removes everything.
 func (s *stage) close() error {
 	var err error
 	for _, c := range s.servers {
-		err = errors.Join(err, c.stop())
+		err = errors.Join(err, c.Stop())
 	}
 	for _, sc := range s.scenes {
 		err = errors.Join(err, sc.Remove())
@@ -121,11 +122,7 @@ func (s *stage) up(ctx context.Context, o scene.Options) (*scene.Scene, error) {
 
 // serve starts a server in a pod.
 func (s *stage) serve(ctx context.Context, sc *scene.Scene, pod string) error {
-	ns, err := sc.Lab.PodNetNS(pod)
-	if err != nil {
-		return err
-	}
-	c, err := startServer(ctx, ns, pod)
+	c, err := sc.Serve(ctx, pod, pod, serverPort)
 	if err == nil {
 		s.servers = append(s.servers, c)
 	}
@@ -136,10 +133,10 @@ func (s *stage) serve(ctx context.Context, sc *scene.Scene, pod string) error {
 func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
 	manifests := nodesAndNamespaces + waypointAndService
 	for _, p := range [][3]string{
-		{"mesh", "client", "n1"}, {"mesh", "near", "n1"}, {"mesh", "far", "n2"},
+		{"mesh", "client", "n1"}, {"mesh", "near", "n1"}, {"mesh", "far", "n2"}, {"mesh", "way", "n2"},
 		{"bare", "client", "n1"}, {"bare", "near", "n1"}, {"bare", "far", "n2"},
 		// The lab puts a waypoint on the node with the fewest pods: these make that n1, the client's.
-		{"bare", "spare1", "n2"}, {"bare", "spare2", "n2"},
+		{"bare", "spare", "n2"},
 	} {
 		manifests += placeholder(p[0], p[1], p[2])
 	}
@@ -150,7 +147,7 @@ func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
 	if p, err := sc.Lab.Pod(waypointPod); err != nil || p.Node != "n1" {
 		return nil, nil, errors.Join(fmt.Errorf("%s is not on n1, where its row wants it", waypointPod), err)
 	}
-	for _, pod := range []string{"mesh/near", "mesh/far", "bare/near", "bare/far"} {
+	for _, pod := range []string{"mesh/near", "mesh/far", "mesh/way", "bare/near", "bare/far"} {
 		if err := s.serve(ctx, sc, pod); err != nil {
 			return nil, nil, err
 		}
@@ -159,8 +156,8 @@ func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
 		direct(sc, row{name: bareNear}, "bare/client", "bare/near"),
 		direct(sc, row{name: bareFar}, "bare/client", "bare/far"),
 		direct(sc, row{name: warrenNear, base: bareNear}, "mesh/client", "mesh/near"),
-		direct(sc, row{name: warrenFar, base: bareFar, tunnel: tunnelPort}, "mesh/client", "mesh/far"),
-		direct(sc, row{name: warrenWay, base: bareFar, tunnel: tunnelPort}, "mesh/client", "mesh/far"),
+		direct(sc, row{name: warrenFar, base: bareFar, tunnel: tunnelPort, pooled: true}, "mesh/client", "mesh/far"),
+		direct(sc, row{name: warrenWay, base: bareFar, tunnel: tunnelPort, pooled: true}, "mesh/client", "mesh/way"),
 	}
 	vip, err := sc.VIP("mesh/way")
 	rows[4].address = address(vip)
@@ -176,7 +173,7 @@ func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
 
 // encryptedRow is in a lab of one node whose agent tunnels between its own pods too.
 func (s *stage) encryptedRow(ctx context.Context) *row {
-	r := &row{name: warrenTLS, base: bareNear, tunnel: tunnelPort}
+	r := &row{name: warrenTLS, base: bareNear, tunnel: tunnelPort, pooled: true}
 	sc, err := s.up(ctx, scene.Options{
 		Name: "bench-tls", AgentArgs: []string{"--encrypt-same-node"},
 		Manifests: nodesAndNamespaces + placeholder("mesh", "client", "n1") + placeholder("mesh", "near", "n1"),
@@ -216,6 +213,3 @@ func (r *row) passes(p proc.Process, err error) {
 	r.fail(err)
 	r.path = append(r.path, p)
 }
-
-// folder is one of the run's own, for files of a peer.
-func (s *stage) folder(name string) string { return filepath.Join(s.dir, name) }

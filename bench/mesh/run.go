@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/warren-mesh/warren/bench/measure"
@@ -45,14 +46,18 @@ func run(ctx context.Context, o options, progress io.Writer) (rep *measure.Repor
 
 // rows brings up what is asked for and checks it.
 func (s *stage) rows(ctx context.Context, o options, progress io.Writer) ([]*row, []string, error) {
-	_, rows, err := s.mainRows(ctx)
+	sc, rows, err := s.mainRows(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	var versions []string
 	if o.wants(warrenTLS) {
-		rows = append(rows, s.encryptedRow(ctx))
+		rows = slices.Insert(rows, slices.IndexFunc(rows, func(r *row) bool { return r.name == warrenFar }), s.encryptedRow(ctx))
 	}
+	more, versions, err := s.peerRows(ctx, sc, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows = append(rows, more...)
 	var chosen []*row
 	for _, r := range rows {
 		if !o.wants(r.name) {
@@ -107,7 +112,10 @@ func measureOne(ctx context.Context, o options, s scenario, r *row) (measure.Mea
 	j := s.job
 	j.Address, j.Tunnel, j.Seconds, j.Warm = r.address, r.tunnel, o.seconds, o.warm()
 	f := map[measure.Unit]float64{}
-	if j.Kind == kindIdle {
+	if j.Kind == kindCold && !r.pooled {
+		j.Tunnel = 0 // every connection is one
+	}
+	if j.Kind == kindIdle && len(r.path) > 0 {
 		rss, err := held(r.path)
 		if err != nil {
 			return measure.Measurement{}, err
@@ -128,7 +136,7 @@ func measureOne(ctx context.Context, o options, s scenario, r *row) (measure.Mea
 	if err = errors.Join(err, usedErr); err != nil {
 		return m, err
 	}
-	if j.Kind == kindIdle {
+	if j.Kind == kindIdle && len(r.path) > 0 {
 		f["rss-MiB"] = rss
 	}
 	figures(&m, j, out)

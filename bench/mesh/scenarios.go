@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	perThousand    = "1,000 REQUESTS"
-	perConnections = "1,000 CONNECTIONS"
+	perThousand    = "1000 req"
+	perConnections = "1000 conn"
 	perGB          = "GB"
-	perSecond      = "SECOND"
+	perSecond      = "s"
 
 	// idleConnections is how many there are, or as many as the limit of open files allows.
 	idleConnections = 10_000
@@ -35,8 +35,8 @@ func latencies() []measure.Column {
 	}
 }
 
-func costs() []measure.Column {
-	return []measure.Column{{Unit: "user-s", Title: "USER s"}, {Unit: "sys-s", Title: "SYSTEM s"}, {Unit: "peak-MiB", Title: "PEAK MiB"}}
+func costs(per string) []measure.Column {
+	return []measure.Column{{Unit: "user-s", Title: "USER s/" + per}, {Unit: "sys-s", Title: "SYSTEM s/" + per}, {Unit: "peak-MiB", Title: "PEAK MiB"}}
 }
 
 // scenarios are all there are, in the order in which they are measured.
@@ -57,7 +57,7 @@ func scenarios(idleConns int) (out []scenario) {
 		}
 	}
 	out = append(out, connections(kindConnect, dialConnections, "new connections, over tunnels that are there"),
-		connections(kindCold, 1, "new connections, one after the other, each after its tunnel was cut"))
+		connections(kindCold, 1, "new connections, one after the other, each after what was pooled was cut"))
 	out = append(out, steady(kindHTTP, "http", "HTTP/1.1, answers of 1 KiB", 1024, 1000, false),
 		steady(kindGRPC, "grpc", "gRPC, 1 KiB there and back", 1024, 1000, false), idle(idleConns))
 	return out
@@ -67,7 +67,7 @@ func closed(size, n int, quick bool) scenario {
 	columns := append([]measure.Column{{Unit: "req/s", Title: "REQ/S", Ratio: true, Plot: true}}, latencies()...)
 	return scenario{measure.Scenario{
 		Name: fmt.Sprintf("echo%d-c%d", size, n), Title: fmt.Sprintf("%d B there and back, closed loop, %d connections", size, n),
-		Per: perThousand, Columns: append(columns, costs()...),
+		Per: perThousand, Columns: append(columns, costs(perThousand)...),
 	}, job{Kind: kindEcho, Size: size, Connections: n}, quick}
 }
 
@@ -75,21 +75,21 @@ func closed(size, n int, quick bool) scenario {
 func steady(kind, name, title string, size int, rate float64, quick bool) scenario {
 	return scenario{measure.Scenario{
 		Name: name, Title: fmt.Sprintf("%s, %g/s on 16 connections, latency from when each was due", title, rate),
-		Per: perThousand, Columns: append(latencies(), costs()...),
+		Per: perThousand, Columns: append(latencies(), costs(perThousand)...),
 	}, job{Kind: kind, Size: size, Connections: 16, Rate: rate}, quick}
 }
 
 func bulk(kind string, n int, quick bool) scenario {
 	return scenario{measure.Scenario{
 		Name: fmt.Sprintf("%s-%d", kind, n), Title: fmt.Sprintf("%s, %d streams", kind, n), Per: perGB,
-		Columns: append([]measure.Column{{Unit: "MB/s", Title: "MB/S", Ratio: true, Plot: true}}, costs()...),
+		Columns: append([]measure.Column{{Unit: "MB/s", Title: "MB/S", Ratio: true, Plot: true}}, costs(perGB)...),
 	}, job{Kind: kind, Connections: n}, quick}
 }
 
 func connections(kind string, n int, title string) scenario {
 	columns := append([]measure.Column{{Unit: "conn/s", Title: "CONN/S", Ratio: true, Plot: true}}, latencies()...)
 	return scenario{measure.Scenario{
-		Name: kind, Title: title, Per: perConnections, Columns: append(columns, costs()...),
+		Name: kind, Title: title, Per: perConnections, Columns: append(columns, costs(perConnections)...),
 	}, job{Kind: kind, Connections: n}, kind == kindConnect}
 }
 
@@ -98,7 +98,7 @@ func idle(n int) scenario {
 		Name: kindIdle, Title: fmt.Sprintf("%d idle connections", n), Per: perSecond,
 		Columns: append([]measure.Column{
 			{Unit: "rss-MiB", Title: "RSS MiB", Plot: true}, {Unit: "before-MiB", Title: "BEFORE MiB"}, {Unit: "open/s", Title: "OPENED/S", Ratio: true},
-		}, costs()...),
+		}, costs(perSecond)...),
 	}, job{Kind: kindIdle, Size: 64, Connections: n}, false}
 }
 

@@ -114,15 +114,11 @@ func only(name string, found []lab.Process, err error) (proc.Process, error) {
 }
 
 // AddPod starts a pod outside the mesh, in the namespace bare, whose only container runs a command.
-func (s *Scene) AddPod(ctx context.Context, name, node string, command []string, env map[string]string) error {
-	vars := []any{}
-	for k, v := range env {
-		vars = append(vars, map[string]any{"name": k, "value": v})
-	}
+func (s *Scene) AddPod(ctx context.Context, name, node string, command []string) error {
 	manifest, err := json.Marshal(map[string]any{
 		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": name, "namespace": "bare"},
 		"spec": map[string]any{"nodeName": node, "containers": []any{map[string]any{
-			"name": "peer", "image": "peer", "command": command, "env": vars,
+			"name": "peer", "image": "peer", "command": command,
 		}}},
 	})
 	if err != nil {

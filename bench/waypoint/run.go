@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/warren-mesh/warren/bench/measure"
+	"github.com/warren-mesh/warren/bench/scene"
 )
 
 const (
@@ -30,6 +27,7 @@ type options struct {
 	seconds     float64
 	connections []int
 	rate        float64
+	protocols   []string
 	envoy, bin  string
 	output      string
 }
@@ -52,111 +50,80 @@ func (o *options) check() error {
 	if len(o.connections) == 0 && o.rate == 0 {
 		return errors.New("--connections and --rate: nothing is left to measure")
 	}
+	if len(o.wanted()) != len(o.protocols) {
+		return fmt.Errorf("--protocols %v: want some of %v", o.protocols, protocols())
+	}
 	if o.output != "table" && o.output != "json" {
 		return fmt.Errorf("--output %q: want table or json", o.output)
 	}
 	return nil
 }
 
-// loads are what every row is put under.
-func (o *options) loads() []load {
-	var out []load
-	for _, n := range o.connections {
-		out = append(out, load{Connections: n})
-	}
-	if o.rate > 0 {
-		out = append(out, load{Connections: rateConnections, Rate: o.rate})
+// wanted are the protocols that are measured.
+func (o *options) wanted() (out []protocol) {
+	for _, p := range protocols() {
+		if slices.Contains(o.protocols, string(p)) {
+			out = append(out, p)
+		}
 	}
 	return out
 }
 
 // run makes the lab, measures and removes the lab. Rows that cannot be measured are in the report with the reason.
-func run(ctx context.Context, o options, progress io.Writer) (rep *report, err error) {
+func run(ctx context.Context, o options, progress io.Writer) (rep *measure.Report, err error) {
 	dir, err := os.MkdirTemp("", "warren-bench")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if o.bin == "" {
-		_, _ = fmt.Fprintln(progress, "building agent, controller, sample and waypoint")
-		if o.bin, err = build(ctx, dir); err != nil {
+		_, _ = fmt.Fprintln(progress, "building agent, controller and waypoint")
+		if o.bin, err = scene.Build(ctx, dir, "agent", "controller", "waypoint"); err != nil {
 			return nil, err
 		}
 	}
-	s, err := newScene(ctx, dir, o.bin)
+	s, err := newStage(ctx, dir, o.bin)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.remove()) }()
+	defer func() { err = errors.Join(err, s.close()) }()
 	rows := s.warrenRows()
 	_, _ = fmt.Fprintln(progress, "looking for Envoy")
 	more, version := s.envoyRows(ctx, o.envoy)
 	rows = append(rows, more...)
 	for _, r := range rows {
-		if r.absent == nil {
-			r.absent = s.verify(ctx, r)
+		for _, p := range o.wanted() {
+			if r.absent == nil {
+				r.absent = verify(ctx, r, p)
+			}
 		}
 		if r.absent != nil {
 			_, _ = fmt.Fprintf(progress, "%s cannot be measured: %v\n", r.name, r.absent)
 		}
 	}
-	rep = &report{Machine: machine(), Envoy: version, Began: time.Now().UTC(), Rounds: o.rounds, Seconds: o.seconds}
-	return rep, measureAll(ctx, s, rows, o, rep, progress)
+	rep = &measure.Report{
+		Machine: scene.Machine(), Versions: []string{version}, Began: time.Now().UTC(), Rounds: o.rounds, Seconds: o.seconds, Notes: notes(),
+	}
+	return rep, measureAll(ctx, rows, o, rep, progress)
 }
 
-// measureAll runs all rounds. Each begins with another row, and with each load all rows follow upon one another.
-func measureAll(ctx context.Context, s *scene, rows []*row, o options, rep *report, progress io.Writer) error {
-	for round := range o.rounds {
-		for _, l := range o.loads() {
-			for i := range rows {
-				r := rows[(i+round)%len(rows)]
-				if r.absent != nil {
-					continue
-				}
-				m, err := s.measure(ctx, r, l, time.Duration(o.seconds*float64(time.Second)))
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				m.Round, m.Load, m.Row = round+1, l.String(), r.name
-				if err != nil {
-					m.Problem = err.Error()
-				}
-				rep.Measurements = append(rep.Measurements, m)
-			}
+func measureAll(ctx context.Context, rows []*row, o options, rep *measure.Report, progress io.Writer) error {
+	scenarios := o.scenarios()
+	for _, s := range scenarios {
+		rep.Scenarios = append(rep.Scenarios, s.Scenario)
+	}
+	for _, r := range rows {
+		shown := measure.Row{Name: r.name, Base: direct}
+		if r.absent != nil {
+			shown.Absent = r.absent.Error()
 		}
-		_, _ = fmt.Fprintf(progress, "round %d of %d done\n", round+1, o.rounds)
+		rep.Rows = append(rep.Rows, shown)
 	}
-	rep.summarize(rows, o.loads())
-	return nil
-}
-
-// build makes this tree's binaries.
-func build(ctx context.Context, dir string) (string, error) {
-	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module, of which this must be run: %w", err)
-	}
-	bin := filepath.Join(dir, "bin")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", bin+"/", "./cmd/agent", "./cmd/controller", "./cmd/sample", "./cmd/waypoint")
-	cmd.Dir, cmd.Env = strings.TrimSpace(string(root)), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the binaries: %w\n%s", err, out)
-	}
-	return bin, nil
-}
-
-// machine describes where a figure comes from.
-func machine() string {
-	var u unix.Utsname
-	kernel := "unknown"
-	if unix.Uname(&u) == nil {
-		kernel = unix.ByteSliceToString(u.Release[:])
-	}
-	model := "unknown CPU"
-	text, err := os.ReadFile("/proc/cpuinfo")
-	lines := strings.Split(string(text), "\n")
-	if i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "model name") }); err == nil && i >= 0 {
-		_, model, _ = strings.Cut(lines[i], ": ")
-	}
-	return fmt.Sprintf("%d × %s, Linux %s, %s", runtime.NumCPU(), model, kernel, runtime.Version())
+	return rep.Run(ctx, func(ctx context.Context, s, row int) measure.Measurement {
+		m, err := measureOne(ctx, rows[row], scenarios[s], time.Duration(o.seconds*float64(time.Second)))
+		if err != nil {
+			m.Problem = err.Error()
+		}
+		return m
+	}, func(round int) { _, _ = fmt.Fprintf(progress, "round %d of %d done\n", round, o.rounds) })
 }

@@ -1,4 +1,4 @@
-package main
+package peers
 
 import (
 	"crypto/ecdsa"
@@ -17,13 +17,19 @@ import (
 // keyLife is longer than any run.
 const keyLife = 7 * 24 * time.Hour
 
-// keys are the files that Envoys prove themselves to one another by.
-type keys struct {
-	ca, cert, key string
+// serverName is whom the certificate is for.
+const serverName = "bench.mesh"
+
+// Keys are the files that both proxies of a pair prove themselves to one another by: one certificate of a CA that nobody
+// keeps, ECDSA P-256.
+type Keys struct {
+	CA, Cert, Key string
+	Both          string // certificate and key, as HAProxy wants them
 }
 
-func makeKeys(dir string) (keys, error) {
-	k := keys{filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
+// MakeKeys writes new ones into a folder.
+func MakeKeys(dir string) (Keys, error) {
+	k := Keys{filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "both.pem")}
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return k, err
@@ -34,7 +40,8 @@ func makeKeys(dir string) (keys, error) {
 	}
 	ca := template(1, "bench CA")
 	ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign
-	leaf := template(2, "bench Envoy")
+	leaf := template(2, "bench peer")
+	leaf.DNSNames = []string{serverName}
 	leaf.KeyUsage = x509.KeyUsageDigitalSignature
 	leaf.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
@@ -49,8 +56,9 @@ func makeKeys(dir string) (keys, error) {
 	if err != nil {
 		return k, err
 	}
+	cert, private := encode("CERTIFICATE", leafDER), encode("PRIVATE KEY", keyDER)
 	return k, errors.Join(
-		writePEM(k.ca, "CERTIFICATE", caDER), writePEM(k.cert, "CERTIFICATE", leafDER), writePEM(k.key, "PRIVATE KEY", keyDER))
+		write(k.CA, encode("CERTIFICATE", caDER)), write(k.Cert, cert), write(k.Key, private), write(k.Both, append(cert, private...)))
 }
 
 func template(serial int64, name string) *x509.Certificate {
@@ -60,6 +68,8 @@ func template(serial int64, name string) *x509.Certificate {
 	}
 }
 
-func writePEM(file, kind string, der []byte) error {
-	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
+func encode(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
+
+func write(file string, text []byte) error { return os.WriteFile(file, text, 0o600) }
