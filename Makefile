@@ -80,6 +80,19 @@ conformance: deps ## the Gateway API's conformance suite on such a Kubernetes; i
 e2e-binaries: ## build that Kubernetes, once, into ~/.cache/warren/e2e (ten minutes)
 	hack/e2e-binaries.sh
 
+.PHONY: bench
+bench: deps ## measure connections beside bare TCP, nginx, HAProxy and Envoy, under four minutes on an idle machine (root; BENCH)
+	go run ./bench/mesh $(BENCH)
+
+.PHONY: bench-full
+bench-full: deps ## the same with every scenario, under 25 minutes (root; BENCH)
+	go run ./bench/mesh --full --seconds 0.8 $(BENCH)
+
+.PHONY: bench-smoke
+bench-smoke: ## the same in its smallest form, under a minute: fails if anything could not be measured (root)
+	go run ./bench/mesh --strict --rounds 1 --seconds 0.2 --scenario echo64-c16,rate1000-64,upload-1,connect,cold,http,grpc \
+		--only bare --only "warren, across" --only "warren, waypoint" --only nginx --only haproxy >/dev/null
+
 .PHONY: bench-waypoint
 bench-waypoint: ## measure the waypoint beside direct and Envoy, under three minutes on an idle machine (root)
 	go run ./bench/waypoint $(BENCH)

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -26,8 +27,9 @@ type Column struct {
 type Scenario struct {
 	Name    string   `json:"name"`
 	Title   string   `json:"title"`
-	Per     string   `json:"per"` // what CPU is counted per: the unit of Measurement.Amount
-	Columns []Column `json:"-"`   // the first one is what rows are compared by
+	Per     string   `json:"per"`              // what CPU is counted per: the unit of Measurement.Amount
+	Rounds  int      `json:"rounds,omitempty"` // at most so many, if it takes long; 0 is all
+	Columns []Column `json:"-"`                // the first one is what rows are compared by
 }
 
 // Row is one way that is measured.
@@ -83,7 +85,10 @@ type Report struct {
 // scenario, in another order each round, so that what else the machine does hits all alike.
 func (r *Report) Run(ctx context.Context, measure func(ctx context.Context, scenario, row int) Measurement, done func(round int)) error {
 	for round := range r.Rounds {
-		for s := range r.Scenarios {
+		for s, sc := range r.Scenarios {
+			if round >= r.roundsOf(sc) {
+				continue
+			}
 			for _, row := range order(len(r.Rows), round) {
 				if r.Rows[row].Absent != "" {
 					continue
@@ -102,14 +107,21 @@ func (r *Report) Run(ctx context.Context, measure func(ctx context.Context, scen
 	return nil
 }
 
+func (r *Report) roundsOf(s Scenario) int {
+	if s.Rounds == 0 {
+		return r.Rounds
+	}
+	return min(s.Rounds, r.Rounds)
+}
+
 // order begins each round with another row, and goes backwards in every second one.
 func order(n, round int) []int {
-	out := make([]int, n)
-	for i := range out {
-		out[i] = (i + round) % n
-	}
+	out, step := make([]int, n), 1
 	if round%2 == 1 {
-		slices.Reverse(out)
+		step = n - 1
+	}
+	for i := range out {
+		out[i] = (round + i*step) % n
 	}
 	return out
 }
@@ -196,12 +208,21 @@ func (r *Report) Of(scenario, row string) *Summary {
 
 // Unmeasured are reasons, one for each row and scenario that not every round measured.
 func (r *Report) Unmeasured() (out []string) {
-	for _, s := range r.Summaries {
-		if s.Rounds < r.Rounds {
-			out = append(out, s.Scenario+", "+s.Row+": "+s.Problem)
+	for _, sc := range r.Scenarios {
+		for _, row := range r.Rows {
+			if s := r.Of(sc.Name, row.Name); s == nil || s.Rounds < r.roundsOf(sc) {
+				out = append(out, sc.Name+", "+row.Name+": "+cmp.Or(s.reason(), "no round"))
+			}
 		}
 	}
 	return out
+}
+
+func (s *Summary) reason() string {
+	if s == nil {
+		return ""
+	}
+	return s.Problem
 }
 
 // WriteJSON writes everything.

@@ -66,7 +66,7 @@ func (s *Summary) line(sc Scenario, row Row) string {
 			cells = append(cells, ratio(s.Ratios[row.Base], c.Unit))
 		}
 	}
-	if s.Problem != "" {
+	if s.Problem != "" { // of some rounds
 		cells = append(cells, fmt.Sprintf("only %d rounds: %s", s.Rounds, oneLine(s.Problem)))
 	}
 	return strings.Join(cells, "\t")

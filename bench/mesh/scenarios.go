@@ -17,6 +17,8 @@ const (
 
 	// idleConnections is how many there are, or as many as the limit of open files allows.
 	idleConnections = 10_000
+	// idleRounds are few, as thousands of TLS handshakes take long, and memory hardly differs from round to round.
+	idleRounds = 2
 	// dialConnections is how many connections are opened at once where new ones are counted.
 	dialConnections = 16
 )
@@ -95,7 +97,7 @@ func connections(kind string, n int, title string) scenario {
 
 func idle(n int) scenario {
 	return scenario{measure.Scenario{
-		Name: kindIdle, Title: fmt.Sprintf("%d idle connections", n), Per: perSecond,
+		Name: kindIdle, Title: fmt.Sprintf("%d idle connections, at most %d rounds", n, idleRounds), Per: perSecond, Rounds: idleRounds,
 		Columns: append([]measure.Column{
 			{Unit: "rss-MiB", Title: "RSS MiB", Plot: true}, {Unit: "before-MiB", Title: "BEFORE MiB"}, {Unit: "open/s", Title: "OPENED/S", Ratio: true},
 		}, costs(perSecond)...),
