@@ -11,7 +11,7 @@ import (
 // WriteBenchstat writes every measurement that counts as a line of Go's benchmark format, one for each round, so that
 // benchstat compares rows (-col /row) or runs. What could not be measured is a comment.
 func (r *Report) WriteBenchstat(out io.Writer) error {
-	_, err := fmt.Fprintf(out, "goos: linux\npkg: github.com/warren-mesh/warren/bench\nmachine: %s\nversions: %s\n",
+	_, err := fmt.Fprintf(out, "goos: linux\npkg: github.com/warren-mesh/warren/bench\nmachine: %s\npeers: %s\n",
 		r.Machine, strings.Join(r.Versions, ", "))
 	if err != nil {
 		return err

@@ -49,7 +49,7 @@ const waypointAndService = `
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
-metadata: {name: waypoint, namespace: mesh}
+metadata: {name: waypoint, namespace: mesh, annotations: {warren.dev/lab-args: "%s"}}
 spec:
   gatewayClassName: warren-waypoint
   listeners: [{name: mesh, port: 15008, protocol: HBONE}]
@@ -95,6 +95,7 @@ func (r *row) shown() measure.Row {
 // stage is where the rows are: labs, and a server in every pod that is connected to.
 type stage struct {
 	dir, bin string
+	profiled bool // agents and waypoints serve profiles
 	scenes   []*scene.Scene
 	servers  []*scene.Child
 }
@@ -113,6 +114,9 @@ func (s *stage) close() error {
 
 func (s *stage) up(ctx context.Context, o scene.Options) (*scene.Scene, error) {
 	o.Dir, o.Bin = s.dir, s.bin
+	if s.profiled {
+		o.AgentArgs = append(o.AgentArgs, "--profile-dir", s.sockets())
+	}
 	sc, err := scene.Up(ctx, o)
 	if err == nil {
 		s.scenes = append(s.scenes, sc)
@@ -131,7 +135,11 @@ func (s *stage) serve(ctx context.Context, sc *scene.Scene, pod string) error {
 
 // mainRows are those of the lab of two nodes without peers.
 func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
-	manifests := nodesAndNamespaces + waypointAndService
+	args := ""
+	if s.profiled {
+		args = "--profile-dir=" + s.sockets()
+	}
+	manifests := nodesAndNamespaces + fmt.Sprintf(waypointAndService, args)
 	for _, p := range [][3]string{
 		{"mesh", "client", "n1"}, {"mesh", "near", "n1"}, {"mesh", "far", "n2"}, {"mesh", "way", "n2"},
 		{"bare", "client", "n1"}, {"bare", "near", "n1"}, {"bare", "far", "n2"},

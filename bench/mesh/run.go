@@ -29,7 +29,7 @@ func run(ctx context.Context, o options, progress io.Writer) (rep *measure.Repor
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s := &stage{dir: dir, bin: o.bin}
+	s := &stage{dir: dir, bin: o.bin, profiled: o.profile != ""}
 	defer func() { err = errors.Join(err, s.close()) }()
 	if s.bin == "" {
 		_, _ = fmt.Fprintln(progress, "building agent, controller and waypoint")
@@ -41,7 +41,11 @@ func run(ctx context.Context, o options, progress io.Writer) (rep *measure.Repor
 	if err != nil {
 		return nil, err
 	}
-	return measureAll(ctx, o, rows, versions, progress)
+	rep, err = measureAll(ctx, o, rows, versions, progress)
+	if err == nil && o.profile != "" {
+		err = s.profileAll(ctx, o, rows, progress)
+	}
+	return rep, err
 }
 
 // rows brings up what is asked for and checks it.
@@ -109,12 +113,7 @@ func measureAll(ctx context.Context, o options, rows []*row, versions []string, 
 
 // measureOne puts one scenario on one row.
 func measureOne(ctx context.Context, o options, s scenario, r *row) (measure.Measurement, error) {
-	j := s.job
-	j.Address, j.Tunnel, j.Seconds, j.Warm = r.address, r.tunnel, o.seconds, o.warm()
-	f := map[measure.Unit]float64{}
-	if j.Kind == kindCold && !r.pooled {
-		j.Tunnel = 0 // every connection is one
-	}
+	j, f := r.jobOf(s, o), map[measure.Unit]float64{}
 	if j.Kind == kindIdle && len(r.path) > 0 {
 		rss, err := held(r.path)
 		if err != nil {
@@ -126,9 +125,7 @@ func measureOne(ctx context.Context, o options, s scenario, r *row) (measure.Mea
 	var used map[string]proc.Usage
 	var usedErr error
 	var rss float64
-	out, err := runClient(ctx, r.client, j, func() {
-		w.Begin()
-	}, func() {
+	out, err := runClient(ctx, r.client, j, w.Begin, func() {
 		used, usedErr = w.End()
 		rss, _ = held(r.path) // End has looked at the same processes
 	})
@@ -141,6 +138,16 @@ func measureOne(ctx context.Context, o options, s scenario, r *row) (measure.Mea
 	}
 	figures(&m, j, out)
 	return m, onPath(r, m, j)
+}
+
+// jobOf is a scenario's job on this row.
+func (r *row) jobOf(s scenario, o options) job {
+	j := s.job
+	j.Address, j.Tunnel, j.Seconds, j.Warm = r.address, r.tunnel, o.seconds, o.warm()
+	if j.Kind == kindCold && !r.pooled {
+		j.Tunnel = 0 // every connection is one
+	}
+	return j
 }
 
 // held is what the processes on a path have in memory now, MiB.

@@ -94,8 +94,8 @@ func (p Process) times() (user, system time.Duration, err error) {
 	return user, system, nil
 }
 
-// pids are the processes that there are now.
-func (p Process) pids() (out []int, err error) {
+// PIDs are the processes that there are now.
+func (p Process) PIDs() (out []int, err error) {
 	text, err := os.ReadFile(filepath.Join(p.cgroup, "cgroup.procs"))
 	if err != nil {
 		return nil, err
@@ -115,7 +115,7 @@ func (p Process) pids() (out []int, err error) {
 
 // forgetPeaks makes the kernel count the peaks of memory from now on.
 func (p Process) forgetPeaks() error {
-	pids, err := p.pids()
+	pids, err := p.PIDs()
 	for _, pid := range pids {
 		// 5 resets the peak resident set size, proc_pid_clear_refs(5).
 		e := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
@@ -127,7 +127,7 @@ func (p Process) forgetPeaks() error {
 }
 
 func (p Process) peak() (sum int64, err error) {
-	pids, err := p.pids()
+	pids, err := p.PIDs()
 	for _, pid := range pids {
 		n, e := status(pid, "VmHWM")
 		if errors.Is(e, fs.ErrNotExist) {
@@ -140,7 +140,7 @@ func (p Process) peak() (sum int64, err error) {
 
 // RSS is what all processes hold in memory now, bytes.
 func (p Process) RSS() (sum int64, err error) {
-	pids, err := p.pids()
+	pids, err := p.PIDs()
 	for _, pid := range pids {
 		n, e := status(pid, "VmRSS")
 		sum, err = sum+n, errors.Join(err, e)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/warren-mesh/warren/agent"
 	"github.com/warren-mesh/warren/internal/logging"
+	"github.com/warren-mesh/warren/internal/profile"
 	"github.com/warren-mesh/warren/internal/version"
 )
 
@@ -27,7 +28,7 @@ func main() {
 
 func command() *cobra.Command {
 	cfg := agent.Config{Version: version.String()}
-	var level, format string
+	var level, format, profiles string
 	cmd := &cobra.Command{
 		Use: "agent", Short: "Capture and carry the connections of one node's pods", Args: cobra.NoArgs,
 		SilenceUsage: true, SilenceErrors: true, Version: cfg.Version,
@@ -38,6 +39,11 @@ func command() *cobra.Command {
 			if err := required(cfg); err != nil {
 				return err
 			}
+			stop, err := profile.Serve(profiles)
+			if err != nil {
+				return err
+			}
+			defer stop()
 			a, err := agent.New(cfg)
 			if err != nil {
 				return err
@@ -46,6 +52,7 @@ func command() *cobra.Command {
 		},
 	}
 	flags(cmd.PersistentFlags(), &cfg)
+	cmd.Flags().StringVar(&profiles, "profile-dir", "", "serve CPU and heap profiles on a unix socket <pid>.sock in this folder, to root (default: none)")
 	cmd.PersistentFlags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.PersistentFlags().StringVar(&format, "log-format", "text", "text or json")
 	cmd.AddCommand(cleanupCommand(&cfg))

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/warren-mesh/warren/internal/logging"
+	"github.com/warren-mesh/warren/internal/profile"
 	"github.com/warren-mesh/warren/internal/version"
 	"github.com/warren-mesh/warren/waypoint"
 )
@@ -27,7 +28,7 @@ func main() {
 
 func command() *cobra.Command {
 	cfg := waypoint.Config{Version: version.String()}
-	var level, format string
+	var level, format, profiles string
 	cmd := &cobra.Command{
 		Use: "waypoint", Short: "Route, authorize and trace the requests to services that are given a waypoint", Args: cobra.NoArgs,
 		SilenceUsage: true, SilenceErrors: true, Version: cfg.Version,
@@ -35,6 +36,11 @@ func command() *cobra.Command {
 			if cfg.Log, err = logging.New(os.Stderr, level, format); err != nil {
 				return err
 			}
+			stop, err := profile.Serve(profiles)
+			if err != nil {
+				return err
+			}
+			defer stop()
 			w, err := waypoint.New(cfg)
 			if err != nil {
 				return err
@@ -43,6 +49,7 @@ func command() *cobra.Command {
 		},
 	}
 	flags(cmd, &cfg)
+	cmd.Flags().StringVar(&profiles, "profile-dir", "", "serve CPU and heap profiles on a unix socket <pid>.sock in this folder, to root (default: none)")
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
 	return cmd
