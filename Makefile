@@ -91,7 +91,7 @@ bench-full: deps ## the same with every scenario, under 25 minutes (root; BENCH)
 .PHONY: bench-smoke
 bench-smoke: ## the same in its smallest form, under a minute: fails if anything could not be measured (root)
 	go run ./bench/mesh --strict --rounds 1 --seconds 0.2 --scenario echo64-c16,rate1000-64,upload-1,connect,cold,http,grpc \
-		--only bare --only "warren, across" --only "warren, waypoint" --only nginx --only haproxy >/dev/null
+		--only "bare,warren across,warren waypoint,nginx,haproxy" >/dev/null
 
 .PHONY: bench-waypoint
 bench-waypoint: ## measure the waypoint beside direct and Envoy, under three minutes on an idle machine (root)

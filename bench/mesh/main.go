@@ -7,15 +7,15 @@
 //
 // It makes a lab of two nodes from this tree's binaries. The client is on n1, the server on n1 or n2. The rows are
 //
-//	bare, same node              client → server, outside the mesh
-//	bare, across nodes
-//	warren, same node            client → agent → server: the kernel vouches, no TLS
-//	warren, same node, encrypted the same with --encrypt-same-node, in a lab of its own
-//	warren, across nodes         client → agent n1 → agent n2 → server: HBONE, mutual TLS
-//	warren, waypoint             client → agent n1 → waypoint → agent n2 → server: mutual TLS twice, bytes that nobody reads
-//	nginx, haproxy, envoy        client → proxy → proxy → server: a connection of mutual TLS for each of the client's
-//	envoy CONNECT                the same over pooled connections with HTTP/2 streams, as HBONE has them
-//	ztunnel                      Istio's, by its own configuration file, if --ztunnel names its binary
+//	bare same node              client → server, outside the mesh
+//	bare across nodes
+//	warren same node            client → agent → server: the kernel vouches, no TLS
+//	warren same node encrypted  the same with --encrypt-same-node, in a lab of its own
+//	warren across nodes         client → agent n1 → agent n2 → server: HBONE, mutual TLS
+//	warren waypoint             client → agent n1 → waypoint → agent n2 → server: mutual TLS twice, bytes that nobody reads
+//	nginx, haproxy, envoy       client → proxy → proxy → server: a connection of mutual TLS for each of the client's
+//	envoy CONNECT               the same over pooled connections with HTTP/2 streams, as HBONE has them
+//	ztunnel                     Istio's, by its own configuration file, if --ztunnel names its binary
 //
 // Peers' proxies run in the network namespaces of client and server, where Warren's sockets are too. That a row's bytes
 // went where it says is checked: before anything is measured by the kernel's count of what its tunnels received, and in

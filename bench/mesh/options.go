@@ -44,7 +44,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.Float64Var(&o.seconds, "seconds", 0.4, "how long each measurement takes")
 	f.BoolVar(&o.full, "full", false, "all scenarios, not only those of the quick form")
 	f.BoolVar(&o.strict, "strict", false, "fail if anything that was asked for could not be measured")
-	f.StringArrayVar(&o.only, "only", nil, "rows to measure, by name or the start of it, may be repeated (default all)")
+	f.StringSliceVar(&o.only, "only", nil, "rows to measure, by name or the beginning of names (default all)")
 	f.StringSliceVar(&o.scenarios, "scenario", nil, "scenarios to measure, by name (default all of the form)")
 	f.StringVar(&o.ztunnel, "ztunnel", "", `binary of Istio's ztunnel, built with --features testing; empty leaves it out`)
 	f.StringVar(&o.profile, "profile", "", "folder for CPU and heap profiles of Warren's processes, taken in one more round")
@@ -64,6 +64,9 @@ func (o *options) check() (err error) {
 	if !slices.Contains([]string{"table", "json", "benchstat"}, o.output) {
 		return fmt.Errorf("--output %q: want table, json or benchstat", o.output)
 	}
+	if err := o.checkOnly(); err != nil {
+		return err
+	}
 	files, err := raiseFiles()
 	if err != nil {
 		return err
@@ -72,13 +75,31 @@ func (o *options) check() (err error) {
 	return err
 }
 
-// wants tells whether a row was asked for. A comma in a row's name is the shell's business: any may be left out.
+// wants tells whether a row was asked for.
 func (o *options) wants(row string) bool {
-	return len(o.only) == 0 || slices.ContainsFunc(o.only, func(name string) bool { return strings.HasPrefix(plain(row), plain(name)) })
+	return len(o.only) == 0 || slices.ContainsFunc(o.only, func(name string) bool { return means(name, row) })
 }
 
-func plain(name string) string {
-	return strings.Join(strings.Fields(strings.ReplaceAll(name, ",", " ")), " ")
+// means tells whether a name is a row's, or, if it is none's, the beginning of it.
+func means(name, row string) bool {
+	if slices.Contains(rowNames(), name) {
+		return name == row
+	}
+	return strings.HasPrefix(row, name)
+}
+
+// checkOnly refuses a name that is no row's: who mistypes one is not to believe that it was measured.
+func (o *options) checkOnly() error {
+	for _, name := range o.only {
+		if name == "" || !slices.ContainsFunc(rowNames(), func(row string) bool { return means(name, row) }) {
+			return fmt.Errorf("--only %q: want the name of a row, or the beginning of one: %s", name, strings.Join(rowNames(), ", "))
+		}
+	}
+	return nil
+}
+
+func rowNames() []string {
+	return []string{bareNear, bareFar, warrenNear, warrenTLS, warrenFar, warrenWay, nginxRow, haproxyRow, envoyRow, connectRow, ztunnelRow}
 }
 
 // warm is how long a load runs before it is measured, seconds.

@@ -29,7 +29,7 @@ func (s *stage) profileAll(ctx context.Context, o options, rows []*row, progress
 			if r.absent != nil || !strings.HasPrefix(r.name, "warren") {
 				continue
 			}
-			dir := filepath.Join(o.profile, sc.Name, strings.ReplaceAll(plain(r.name), " ", "-"))
+			dir := filepath.Join(o.profile, sc.Name, strings.ReplaceAll(r.name, " ", "-"))
 			if err := s.profileOne(ctx, o, sc, r, dir); err != nil {
 				if ctx.Err() != nil {
 					return ctx.Err()

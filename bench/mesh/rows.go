@@ -13,12 +13,12 @@ import (
 
 // Names of rows.
 const (
-	bareNear   = "bare, same node"
-	bareFar    = "bare, across nodes"
-	warrenNear = "warren, same node"
-	warrenTLS  = "warren, same node, encrypted"
-	warrenFar  = "warren, across nodes"
-	warrenWay  = "warren, waypoint"
+	bareNear   = "bare same node"
+	bareFar    = "bare across nodes"
+	warrenNear = "warren same node"
+	warrenTLS  = "warren same node encrypted"
+	warrenFar  = "warren across nodes"
+	warrenWay  = "warren waypoint"
 )
 
 const (
