@@ -39,6 +39,7 @@ func (a *Agent) registerMetrics() error {
 			}
 			return 0
 		}),
+		gauge("warren_direct_permits", "Kinds of connections that the kernel makes by itself.", func() float64 { return float64(a.proxy.DirectPermits()) }),
 		gauge("warren_session_affinity_clients", "Clients remembered to stay with an endpoint.", func() float64 {
 			kept, _ := a.proxy.Affinities()
 			return float64(kept)

@@ -71,8 +71,11 @@ func verdictCell(f *adminv1.Flow) cell {
 
 func securityCell(f *adminv1.Flow) cell {
 	c := cell{text: f.Security}
-	if f.Security == "plaintext" {
+	switch {
+	case f.Security == "plaintext":
 		c.style = warn
+	case f.Direct: // local too, and no process in between
+		c.text = "direct"
 	}
 	return c
 }

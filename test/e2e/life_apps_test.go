@@ -21,14 +21,14 @@ func (l life) towns(args ...string) {
 	}
 }
 
-// rollouts: 2 → 20 → 2 and a new version of everything cost no request, as they cost none without a mesh.
+// rollouts: 2 → 40 → 2 and a new version of everything cost no request, as they cost none without a mesh.
 func (l life) rollouts() {
 	all := l.startLoads()
 	for _, step := range []struct {
 		what string
 		do   []string
 	}{
-		{"scale up to 20", []string{"scale", "deployment/server", "--replicas=20"}},
+		{"scale up to 40", []string{"scale", "deployment/server", "--replicas=40"}},
 		{"scale down to 2", []string{"scale", "deployment/server", "--replicas=2"}},
 		{"roll out", []string{"rollout", "restart", "deployment/server"}},
 	} {
