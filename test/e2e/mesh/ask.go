@@ -31,7 +31,8 @@ func (m *Mesh) Agentctl(args ...string) string {
 func (m *Mesh) TryAgentctl(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
-	cmd := m.ControlPlane().Command(ctx, append([]string{m.Product.Agentctl}, args...)...)
+	// Said in words: a lab that runs on this machine too would be asked before what KUBECONFIG names.
+	cmd := m.ControlPlane().Command(ctx, append([]string{m.Product.Agentctl, "--kubeconfig", m.Kubeconfig()}, args...)...)
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); err != nil {
