@@ -2,7 +2,6 @@ package waypoint
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
@@ -56,7 +55,7 @@ func (k peerKey) outOfRound() peerKey {
 
 // peerTunnel is a tunnel to a destination's node.
 type peerTunnel struct {
-	*tls.Conn
+	*peer.Conn
 	forget func()
 }
 
@@ -145,12 +144,15 @@ func (d *dialer) tunnel(ctx context.Context, key peerKey) (net.Conn, error) {
 		return nil, err
 	}
 	before := d.bundle()
-	conn := tls.Client(raw, identity.ClientConfig(func() (*identity.SVID, error) { return svid, nil }, d.bundle, key.id))
-	if err := conn.HandshakeContext(ctx); err != nil {
+	conn, err := peer.Client(raw.(*net.TCPConn), identity.ClientConfig(func() (*identity.SVID, error) { return svid, nil }, d.bundle, key.id))
+	if err == nil {
+		err = conn.HandshakeContext(ctx)
+	}
+	if err != nil {
 		_ = raw.Close()
 		return nil, fmt.Errorf("TLS handshake with %s at %s: %w", key.id, to, err)
 	}
-	proof := peer.ProofOf(conn, x509.ExtKeyUsageServerAuth)
+	proof := peer.ProofOf(conn.Conn, x509.ExtKeyUsageServerAuth)
 	t := &peerTunnel{Conn: conn}
 	t.forget = func() { d.live.Remove(t) }
 	if err := d.live.Add(t, proof, before); err != nil {

@@ -2,7 +2,6 @@ package waypoint
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -48,7 +47,7 @@ type tunnels struct {
 
 // tunnel is one peer's, who has proved to be id.
 type tunnel struct {
-	*tls.Conn
+	*peer.Conn
 	id   identity.ID
 	cert *x509.Certificate
 	from netip.Addr
@@ -115,7 +114,10 @@ func (t *tunnels) greet(ctx context.Context, raw *net.TCPConn, from netip.Addr) 
 	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	bundle := t.bundle()
-	conn := tls.Server(raw, identity.ServerConfig(t.certs, t.bundle))
+	conn, err := peer.Server(raw, identity.ServerConfig(t.certs, t.bundle))
+	if err != nil {
+		return nil, "tls_failed", err
+	}
 	if err = conn.HandshakeContext(hctx); err != nil {
 		return nil, "tls_failed", err
 	}
@@ -126,7 +128,7 @@ func (t *tunnels) greet(ctx context.Context, raw *net.TCPConn, from netip.Addr) 
 	if !t.accepted.Enter(t.pod, from) {
 		return nil, "too_many_tunnels", errors.New("too many tunnels")
 	}
-	proof := peer.ProofOf(conn, x509.ExtKeyUsageClientAuth)
+	proof := peer.ProofOf(conn.Conn, x509.ExtKeyUsageClientAuth)
 	tn = &tunnel{Conn: conn, id: id, cert: proof.Leaf(), from: from, at: peer.Addr(raw.LocalAddr()).Addr()}
 	if err := t.live.Add(tn, proof, bundle); err != nil {
 		t.accepted.Leave(t.pod, from)

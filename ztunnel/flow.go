@@ -169,8 +169,8 @@ func flush(d duplex) {
 
 // copy copies src to dst until src ends. The errors say which of them failed.
 func (f *flow) copy() (readErr, writeErr error) {
-	in, out := countingReader{f.src, f.count, nil}, countingWriter{f.dst, f.count, nil}
 	if to, ok := f.dst.(tunnelled); ok {
+		in := countingReader{f.src, f.count, nil}
 		_, err := to.ReadFrom(&in)
 		if in.err == nil {
 			return nil, err
@@ -178,11 +178,7 @@ func (f *flow) copy() (readErr, writeErr error) {
 		return err, nil
 	}
 	if from, ok := f.src.(tunnelled); ok {
-		_, err := from.WriteTo(&out)
-		if out.err == nil {
-			return err, nil
-		}
-		return nil, err
+		return from.Forward(f.dst, f.count)
 	}
 	return copyTCP(f.dst, f.src.(*net.TCPConn), f.count)
 }
@@ -199,18 +195,5 @@ func (r *countingReader) Read(b []byte) (int, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = err
 	}
-	return n, err
-}
-
-type countingWriter struct {
-	io.Writer
-	count func(int)
-	err   error // what Write returned
-}
-
-func (w *countingWriter) Write(b []byte) (int, error) {
-	n, err := w.Writer.Write(b)
-	w.count(n)
-	w.err = err
 	return n, err
 }

@@ -2,7 +2,6 @@ package ztunnel
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -194,7 +193,7 @@ func (p *Proxy) greet(ctx context.Context, pod *Pod, raw *net.TCPConn, from neti
 }
 
 // shake does the TLS handshake as the pod, and returns who the peer proved to be.
-func (p *Proxy) shake(ctx context.Context, pod *Pod, raw *net.TCPConn) (*tls.Conn, identity.ID, error) {
+func (p *Proxy) shake(ctx context.Context, pod *Pod, raw *net.TCPConn) (*peer.Conn, identity.ID, error) {
 	self := p.cfg.World.Load().Mesh.Workload(pod.UID)
 	if self == nil {
 		return nil, identity.ID{}, fmt.Errorf("the mesh does not know this pod")
@@ -206,12 +205,15 @@ func (p *Proxy) shake(ctx context.Context, pod *Pod, raw *net.TCPConn) (*tls.Con
 	hctx, cancel := context.WithTimeout(ctx, p.cfg.HandshakeTimeout)
 	defer cancel()
 	cfg := identity.ServerConfig(func() (*identity.SVID, error) { return p.cfg.Certs.Get(hctx, id) }, p.cfg.Certs.Bundle)
-	conn := tls.Server(raw, cfg)
+	conn, err := peer.Server(raw, cfg)
+	if err != nil {
+		return nil, identity.ID{}, err
+	}
 	if err := conn.HandshakeContext(hctx); err != nil {
 		return nil, identity.ID{}, err
 	}
-	peer, err := identity.PeerID(conn.ConnectionState())
-	return conn, peer, err
+	who, err := identity.PeerID(conn.ConnectionState())
+	return conn, who, err
 }
 
 // turnAway records a connection that was refused before it asked for anything.

@@ -2,7 +2,6 @@ package ztunnel
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -51,7 +50,7 @@ func viaOf(local, remote net.Addr) via { return via{peer.Addr(local), peer.Addr(
 
 // tunnel is one mutually authenticated connection, either way.
 type tunnel struct {
-	*tls.Conn
+	*peer.Conn
 	raw          *net.TCPConn
 	peerNotAfter time.Time
 	ends         via
@@ -178,8 +177,11 @@ func (t *tunnels) dial(ctx context.Context, key tunnelKey) (net.Conn, error) {
 	}
 	connected := time.Now()
 	bundle := p.cfg.Certs.Bundle()
-	conn := tls.Client(raw, identity.ClientConfig(func() (*identity.SVID, error) { return svid, nil }, p.cfg.Certs.Bundle, key.dst))
-	if err := conn.HandshakeContext(ctx); err != nil {
+	conn, err := peer.Client(raw, identity.ClientConfig(func() (*identity.SVID, error) { return svid, nil }, p.cfg.Certs.Bundle, key.dst))
+	if err == nil {
+		err = conn.HandshakeContext(ctx)
+	}
+	if err != nil {
 		raw.Close()
 		return nil, &handshakeError{to, err}
 	}
@@ -195,12 +197,12 @@ func (t *tunnels) dial(ctx context.Context, key tunnelKey) (net.Conn, error) {
 }
 
 // track makes a tunnel known to distrusted until it is closed. `before` is the bundle from before the handshake.
-func (t *tunnels) track(conn *tls.Conn, raw *net.TCPConn, usage x509.ExtKeyUsage, before *identity.Bundle) (*tunnel, error) {
+func (t *tunnels) track(conn *peer.Conn, raw *net.TCPConn, usage x509.ExtKeyUsage, before *identity.Bundle) (*tunnel, error) {
 	ends, err := endsOf(raw)
 	if err != nil {
 		return nil, err
 	}
-	proof := peer.ProofOf(conn, usage)
+	proof := peer.ProofOf(conn.Conn, usage)
 	tn := &tunnel{Conn: conn, raw: raw, ends: ends, peerNotAfter: proof.Leaf().NotAfter}
 	tn.forget = func() { t.live.Remove(tn) }
 	if err := t.live.Add(tn, proof, before); err != nil {

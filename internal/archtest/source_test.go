@@ -41,6 +41,7 @@ func globals() map[string]string {
 		"test/e2e/cluster files":            "embedded files",
 		"ztunnel/hbone frameSizes":          "a table, never changed",
 		"ztunnel buffers":                   "a sync.Pool has no content to see",
+		"ztunnel/peer wireBuffers":          "likewise",
 	}
 }
 

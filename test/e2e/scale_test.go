@@ -280,7 +280,7 @@ func (s *scaleRun) populate() {
 	if err := s.Apply(ctx, all.String()); err != nil {
 		s.t.Fatal(err)
 	}
-	s.rolledOut(10 * time.Minute)
+	s.rolledOut(25 * time.Minute)
 	ready := time.Since(started)
 	s.caughtUp(2*time.Minute, "every agent knows every pod")
 	s.t.Logf("%d pods Ready after %s, known to every agent %s later", s.pods, ready.Round(time.Second), (time.Since(started) - ready).Round(time.Millisecond))

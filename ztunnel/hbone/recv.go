@@ -202,11 +202,20 @@ func (s *Stream) Read(p []byte) (int, error) {
 // maxGather is how many chunks one write takes: a quarter of what a stream may hold.
 const maxGather = 64
 
-// WriteTo writes what the peer sends to w until its end, all chunks that are there by one writev if w is a *net.TCPConn.
-// It returns nil after END_STREAM. Errors of w are returned as they are, those of the stream are the ones that Read returns.
+// WriteTo is Forward for who does not count and takes either error.
 func (s *Stream) WriteTo(w io.Writer) (int64, error) {
-	r := &s.recv
 	var total int64
+	readErr, writeErr := s.Forward(w, func(n int) { total += int64(n) })
+	if readErr != nil {
+		return total, readErr
+	}
+	return total, writeErr
+}
+
+// Forward writes what the peer sends to w until its end, all chunks that are there by one writev if w is a *net.TCPConn, and
+// tells count of what w took. Both errors are nil after END_STREAM; readErr is one that Read returns, writeErr is w's.
+func (s *Stream) Forward(w io.Writer, count func(int)) (readErr, writeErr error) {
+	r := &s.recv
 	var taken []*chunk
 	var vector net.Buffers
 	for {
@@ -216,7 +225,7 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 			if err == io.EOF {
 				err = nil
 			}
-			return total, err
+			return err, nil
 		}
 		taken = append(taken[:0], r.chunks[:min(len(r.chunks), maxGather)]...)
 		r.chunks = r.chunks[:copy(r.chunks, r.chunks[len(taken):])]
@@ -226,13 +235,13 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 			size += int64(c.w - c.r)
 		}
 		n, err := writeChunks(w, taken, &vector)
-		total += n
+		count(int(n))
 		for _, c := range taken {
 			s.c.freeChunk(c)
 		}
 		s.consumed(size)
 		if err != nil {
-			return total, err
+			return nil, err
 		}
 	}
 }
