@@ -7,6 +7,7 @@ package flowlog
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/warren-mesh/warren/api/adminv1"
@@ -21,13 +22,22 @@ const (
 	maxFollowers = 32
 )
 
+// Source is what a flow can be made of, at any time and by anybody. It must not change.
+type Source interface{ Flow() *adminv1.Flow }
+
+// made is a flow that was made already.
+type made struct{ flow *adminv1.Flow }
+
+// Flow returns it.
+func (m made) Flow() *adminv1.Flow { return m.flow }
+
 // Log is safe for concurrent use. Flows given to it must not change any more.
 type Log struct {
 	lost func()
 
 	mu        sync.Mutex
-	ring      []*adminv1.Flow // a circle
-	next      int             // where the next goes once the ring is full
+	ring      []Source // a circle
+	next      int      // where the next goes once the ring is full
 	followers map[chan *adminv1.Flow]struct{}
 }
 
@@ -37,16 +47,21 @@ func New(lost func()) *Log {
 }
 
 // Add remembers a flow that has ended, and tells followers. It never waits for one.
-func (l *Log) Add(f *adminv1.Flow) {
+func (l *Log) Add(f *adminv1.Flow) { l.AddSource(made{f}) }
+
+// AddSource is Add of a flow that is made when somebody asks: most are forgotten before.
+func (l *Log) AddSource(s Source) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.ring) < ringSize {
-		l.ring = append(l.ring, f)
+		l.ring = append(l.ring, s)
 	} else {
-		l.ring[l.next] = f
+		l.ring[l.next] = s
 		l.next = (l.next + 1) % ringSize
 	}
-	l.tell(f)
+	if len(l.followers) > 0 {
+		l.tell(s.Flow())
+	}
 }
 
 // Tell tells followers of a flow that has not ended yet.
@@ -69,10 +84,13 @@ func (l *Log) tell(f *adminv1.Flow) {
 // Ended returns the flows that were added, oldest first.
 func (l *Log) Ended() []*adminv1.Flow {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := make([]*adminv1.Flow, 0, len(l.ring))
-	out = append(out, l.ring[l.next:]...)
-	return append(out, l.ring[:l.next]...)
+	sources := append(slices.Clone(l.ring[l.next:]), l.ring[:l.next]...)
+	l.mu.Unlock()
+	out := make([]*adminv1.Flow, 0, len(sources))
+	for _, s := range sources {
+		out = append(out, s.Flow())
+	}
+	return out
 }
 
 // Follow returns the flows from now on, until ctx ends. It returns false if too many follow already.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/internal/flowlog"
 	"github.com/warren-mesh/warren/waypoint/exchange"
 )
@@ -100,20 +101,28 @@ func (t *Telemetry) Sink(r *exchange.Record) {
 	if r.SpanID != "" {
 		t.metrics.opened.Add(-1)
 	}
-	f := t.flowOf(r)
 	if r.Protocol == TCP {
-		t.metrics.connection(r, f.GetVerdict())
+		t.metrics.connection(r, verdict(r))
 	} else {
 		t.metrics.observe(r)
 	}
-	t.flows.Add(f)
+	t.flows.AddSource(ended{t, r})
 	if t.cfg.AccessLog {
-		t.write(f)
+		t.write(t.flowOf(r))
 	}
 	if t.spans != nil && r.Sampled {
 		t.spans.offer(r)
 	}
 }
+
+// ended is a record that has come to its end, and becomes a flow when somebody asks.
+type ended struct {
+	t *Telemetry
+	r *exchange.Record
+}
+
+// Flow makes it.
+func (e ended) Flow() *adminv1.Flow { return e.t.flowOf(e.r) }
 
 // Flows are those of the requests that ended.
 func (t *Telemetry) Flows() *flowlog.Log { return t.flows }
