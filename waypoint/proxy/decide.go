@@ -46,9 +46,9 @@ func (x *passage) setDeadline(timeout time.Duration) *refusal {
 	asked, ok := grpcTimeout(x.in.Header)
 	switch {
 	case x.asked.grpc && ok && (timeout == 0 || asked <= timeout):
-		x.limits = newTimeLimit(x.ctx, asked, upstream.ErrClientDeadline)
+		x.limits = new(timeLimit).begin(x.ctx, asked, upstream.ErrClientDeadline)
 	case timeout > 0:
-		x.limits = newTimeLimit(x.ctx, timeout, errRequestTimeout)
+		x.limits = new(timeLimit).begin(x.ctx, timeout, errRequestTimeout)
 	default:
 		return nil
 	}
@@ -64,11 +64,16 @@ func (x *passage) authorize() *refusal {
 // authorizeBackend holds it against the policies that target the backend, if that is another service.
 func (x *passage) authorizeBackend() *refusal {
 	s := x.to.service
-	if s == nil || x.conn.Service != nil && s.FullName() == x.conn.Service.FullName() {
+	if s == nil || same(s, x.conn.Service) {
 		return nil
 	}
 	dst := netip.AddrPortFrom(x.conn.Dialled.Addr(), x.to.port.Number)
 	return x.decide(policy.Target{Targets: []string{"Service " + s.FullName()}}, dst)
+}
+
+// same tells whether two are the same service, maybe of different worlds; nil is none.
+func same(a, b *mesh.Service) bool {
+	return b != nil && a.Namespace == b.Namespace && a.Name == b.Name
 }
 
 // targetOf is what an endpoint's workload says. Its waypoint decides in its place, about the client itself.

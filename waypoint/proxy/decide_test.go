@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +85,37 @@ func TestAnExternalAuthorizerIsAskedOnceAndHeard(t *testing.T) {
 	}
 }
 
+// TestWhatAnEndpointsAuthorizerAddsIsThereOnce: it is asked when the request is made already, and every try has its change.
+func TestWhatAnEndpointsAuthorizerAddsIsThereOnce(t *testing.T) {
+	var seen [][]string
+	backend := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		seen = append(seen, q.Header["X-Added"])
+		if len(seen) == 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	r := newRig(t, backend)
+	r.cfg.External = &asker{answer: func(Question) (Answer, error) {
+		return Answer{Allowed: true, Change: route.HeaderModifier{Add: []route.Header{{Name: "X-Added", Value: "b"}}}}, nil
+	}}
+	r.workloads[0].Policies = []string{"shop/own"}
+	own := custom("own", "*", policy.ExternalAuthorizer{Service: "shop/authz", Port: 9000})
+	own.Targets = nil
+	r.policies = []*policy.Policy{own}
+	r.route(route.Rule{Backends: to("shop/web"), Retry: &route.Retry{Attempts: 1, Codes: []int{503}}}).start()
+	if res, _ := r.get("/", func(q *http.Request) { q.Header.Set("X-Added", "a") }); res.StatusCode != 200 {
+		t.Fatalf("got %d", res.StatusCode)
+	}
+	for i, got := range seen {
+		if !slices.Equal(got, []string{"a", "b"}) {
+			t.Errorf("try %d has %q", i+1, got)
+		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("%d tries, want 2", len(seen))
+	}
+}
+
 func TestWithoutAnAuthorizerCustomPoliciesDeny(t *testing.T) {
 	r := newRig(t, echo())
 	r.policies = []*policy.Policy{custom("p", "/x", policy.ExternalAuthorizer{Service: "shop/authz", Port: 9000})}
@@ -130,6 +162,7 @@ func (p placed) Inject(h http.Header) string {
 	*p.injected = append(*p.injected, h.Get("Traceparent"))
 	return "span"
 }
+func (placed) Silent() bool                { return false }
 func (placed) Describe(r *exchange.Record) { r.TraceID, r.Sampled = "trace", true }
 
 func TestEveryTryHasItsSpan(t *testing.T) {

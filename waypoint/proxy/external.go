@@ -103,6 +103,10 @@ func (x *passage) change(m *route.HeaderModifier) {
 	if m.Empty() {
 		return
 	}
+	if x.shared {
+		x.shared, x.in.Header = false, x.in.Header.Clone()
+		x.request.Header = x.in.Header
+	}
 	m.Apply(x.in.Header)
 	delete(x.in.Header, "Host")
 	if x.send != nil { // the try before may have it still

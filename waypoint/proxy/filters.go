@@ -21,7 +21,7 @@ func (x *passage) preflight() *refusal {
 	h.Set("Content-Length", "0")
 	x.closeUnlessSwitched(h)
 	x.writeHeader(http.StatusOK)
-	return finished()
+	return x.finished()
 }
 
 // redirect answers with another place, if the route says so.

@@ -67,11 +67,21 @@ func speaksHTTP2(port mesh.Port, r *http.Request) bool {
 
 // outgoing is the request as it will be sent, but for its body.
 func (x *passage) outgoing() (*http.Request, error) {
-	out := &http.Request{
-		Method: x.in.Method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: x.in.Header.Clone(), Host: x.asked.host, ContentLength: x.in.ContentLength,
+	made := &struct { // one allocation
+		req http.Request
+		url url.URL
+	}{
+		http.Request{
+			Method: x.in.Method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+			Header: x.in.Header, Host: x.asked.host, ContentLength: x.in.ContentLength,
+		},
+		url.URL{Scheme: "http", Host: x.asked.host, RawQuery: x.asked.query, Path: x.asked.path},
 	}
-	out.URL = &url.URL{Scheme: "http", Host: x.asked.host, RawQuery: x.asked.query, Path: x.asked.path}
+	out := &made.req
+	out.URL = &made.url
+	if x.shared = !x.changesHeader(); !x.shared {
+		out.Header = out.Header.Clone()
+	}
 	if x.asked.upgrade != "" && !x.http2() {
 		out.Header["Connection"] = []string{"Upgrade"}
 		out.Header["Upgrade"] = []string{x.asked.upgrade}
@@ -87,6 +97,20 @@ func (x *passage) outgoing() (*http.Request, error) {
 		out.URL.Path, out.URL.RawPath = decoded, x.asked.path
 	}
 	return out, x.rewrite(out)
+}
+
+// changesHeader tells whether the request that is sent gets another header than the one that policy sees, which most do
+// not. Who changes one of them later, see change, parts them first.
+func (x *passage) changesHeader() bool {
+	if x.asked.upgrade != "" || x.in.Header["User-Agent"] == nil || x.trace != nil && !x.trace.Silent() {
+		return true
+	}
+	for _, f := range x.filters() {
+		if !f.Request.Empty() {
+			return true
+		}
+	}
+	return false
 }
 
 func (x *passage) http2() bool { return speaksHTTP2(x.to.port, x.in) }

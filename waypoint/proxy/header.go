@@ -72,37 +72,42 @@ func (p *Proxy) stampClient(h http.Header, c *exchange.Conn, host string) {
 		}
 	}
 	addr := c.ClientAddr.Addr().Unmap().WithZone("")
+	who := ""
 	if addr.IsValid() {
-		push(h, "X-Forwarded-For", addr.String())
+		who = addr.String()
 	}
-	push(h, "Forwarded", forwarded(addr, host))
+	values := new([4]string) // one allocation
+	if who != "" {
+		push(h, "X-Forwarded-For", who, values[0:1:1])
+	}
+	push(h, "Forwarded", forwarded(addr, who, host), values[1:2:2])
 	if h["X-Forwarded-Proto"] == nil {
-		h["X-Forwarded-Proto"] = []string{"http"}
+		push(h, "X-Forwarded-Proto", "http", values[2:3:3])
 	}
 	if h["X-Forwarded-Host"] == nil {
-		h["X-Forwarded-Host"] = []string{host}
+		push(h, "X-Forwarded-Host", host, values[3:4:4])
 	}
 	if p.cfg.ClientCertHeader && len(c.ClientCert) > 0 {
 		h["X-Forwarded-Client-Cert"] = []string{clientCert(c)}
 	}
 }
 
-// push puts a value behind those that are there.
-func push(h http.Header, name, value string) {
+// push puts a value behind those that are there, in a list of one that is the header's own.
+func push(h http.Header, name, value string, list []string) {
 	if before := h[name]; len(before) > 0 {
 		value = strings.Join(before, ", ") + ", " + value
 	}
-	h[name] = []string{value}
+	list[0] = value
+	h[name] = list
 }
 
-// forwarded is one element of RFC 7239.
-func forwarded(addr netip.Addr, host string) string {
-	who := "unknown"
+// forwarded is one element of RFC 7239; who is the address as a string.
+func forwarded(addr netip.Addr, who, host string) string {
 	switch {
-	case addr.Is4():
-		who = addr.String()
+	case !addr.IsValid():
+		who = "unknown"
 	case addr.Is6():
-		who = `"[` + addr.String() + `]"`
+		who = `"[` + who + `]"`
 	}
 	if !httpguts.ValidHeaderFieldName(host) { // not a token: it has a port
 		host = `"` + host + `"`

@@ -42,6 +42,8 @@ import (
 // Trace is one request's place in its trace.
 type Trace interface {
 	Inject(h http.Header) (spanID string)
+	// Silent tells that Inject changes nothing.
+	Silent() bool
 	Describe(r *exchange.Record)
 }
 

@@ -82,7 +82,7 @@ func (x *passage) allowedIn(w *exchange.World, e upstream.Endpoint) bool {
 	if !ask(policy.Target{Targets: w.Targets(x.p.cfg.Gateway, x.conn)}, c) {
 		return false
 	}
-	if s := x.to.service; s != nil && (x.conn.Service == nil || s.FullName() != x.conn.Service.FullName()) {
+	if s := x.to.service; s != nil && !same(s, x.conn.Service) {
 		if !ask(policy.Target{Targets: []string{"Service " + s.FullName()}}, c) {
 			return false
 		}

@@ -23,7 +23,10 @@ type refusal struct {
 }
 
 // finished ends the way without a word: the answer is on its way.
-func finished() *refusal { return &refusal{done: true} }
+func (x *passage) finished() *refusal {
+	x.over.done = true
+	return &x.over
+}
 
 func refusalOf(status int, outcome exchange.Outcome, text string) *refusal {
 	return &refusal{status: status, outcome: outcome, text: text}

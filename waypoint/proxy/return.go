@@ -17,13 +17,15 @@ import (
 
 // informer hands on what a backend says before its answer (1xx), until there is one or the try has failed.
 type informer struct {
-	x    *passage
-	mu   sync.Mutex
-	over bool
+	x     *passage
+	trace httptrace.ClientTrace
+	mu    sync.Mutex
+	over  bool
 }
 
 func (i *informer) watch(ctx context.Context) context.Context {
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: i.got})
+	i.trace.Got1xxResponse = i.got
+	return httptrace.WithClientTrace(ctx, &i.trace)
 }
 
 // got: 100 is net/http's to say, when the body is first read; 101 is an answer.
@@ -79,7 +81,7 @@ func (x *passage) giveBack(t *try) *refusal {
 		x.cut(t, err)
 	}
 	x.copyTrailers(a)
-	return finished()
+	return x.finished()
 }
 
 // copyHeader makes the answer's header: the backend's without what was for the waypoint alone, changed by the filters.

@@ -32,6 +32,7 @@ type passage struct {
 	uplink  *io.PipeWriter // to the backend of an HTTP/1 client's CONNECT
 	send    *http.Request  // as it will be sent, by each try
 	sending *http.Request  // by the present one
+	shared  bool           // send has in's header
 	extra   []route.Header // what an authorizer adds to the answer
 	tried   []netip.AddrPort
 	free    int // tries that were not the route's, because nothing had been sent
@@ -39,6 +40,7 @@ type passage struct {
 	ctx    context.Context // ends with the client's patience, or the route's
 	limits *timeLimit      // the request's, nil if there is none
 	wrote  bool            // the answer's header
+	over   refusal         // see finished
 }
 
 // backend is what a request is forwarded to: a service, or the workload that was dialled.

@@ -21,9 +21,8 @@ type timeLimit struct {
 	until  time.Time
 }
 
-// newTimeLimit begins a limit; 0 is none.
-func newTimeLimit(ctx context.Context, d time.Duration, cause error) *timeLimit {
-	l := &timeLimit{}
+// begin begins a limit; 0 is none.
+func (l *timeLimit) begin(ctx context.Context, d time.Duration, cause error) *timeLimit {
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	if d > 0 {
 		l.until = time.Now().Add(d)

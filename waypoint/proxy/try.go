@@ -14,8 +14,9 @@ import (
 // try is one attempt: an endpoint, and its answer or why there is none.
 type try struct {
 	pick   *upstream.Pick
-	limits *timeLimit
-	inform *informer
+	limits *timeLimit // own, once it has begun
+	own    timeLimit
+	inform informer
 	answer *http.Response
 	no     *refusal
 	// sent is false if the endpoint cannot have worked on the request.
@@ -70,9 +71,11 @@ func (x *passage) try() *try {
 	}
 	req, ok := x.requestOf(t)
 	x.sending = req
-	no := refusalOf(http.StatusBadGateway, exchange.Unreachable, "the request's body was lost")
+	var no *refusal
 	if ok {
 		no = x.authenticateFor(t.pick.Endpoint, req)
+	} else {
+		no = refusalOf(http.StatusBadGateway, exchange.Unreachable, "the request's body was lost")
 	}
 	if no == nil {
 		no = x.decide(targetOf(t.pick.Endpoint), t.pick.Endpoint.Addr)
@@ -89,8 +92,8 @@ func (x *passage) try() *try {
 
 // requestOf makes the request that this try sends; false if its body is no longer there.
 func (x *passage) requestOf(t *try) (*http.Request, bool) {
-	t.limits = newTimeLimit(x.ctx, x.tryTimeout(), errTryTimeout)
-	t.inform = &informer{x: x}
+	t.limits = t.own.begin(x.ctx, x.tryTimeout(), errTryTimeout)
+	t.inform.x = x
 	ctx := t.inform.watch(t.limits.ctx)
 	req := x.send.WithContext(ctx)
 	if len(x.rec.Tries) > 0 || len(x.world.Authentication.All()) > 0 {

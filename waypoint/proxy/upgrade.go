@@ -80,14 +80,14 @@ func (x *passage) carry(status int, backend io.ReadWriteCloser) *refusal {
 	defer client.Close()
 	if err = buffered.Flush(); err != nil {
 		x.rec.Outcome = exchange.Gone
-		return finished()
+		return x.finished()
 	}
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
 	x.both(client, backend, early)
 	if cause := context.Cause(x.ctx); errors.Is(cause, errPolicyChanged) {
 		x.rec.Outcome, x.rec.Detail = exchange.Denied, cause.Error()
 	}
-	return finished()
+	return x.finished()
 }
 
 // both copies both ways. early is what the client sent before the connection was taken over.

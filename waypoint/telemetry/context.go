@@ -91,7 +91,7 @@ func flags(sampled, random bool) byte {
 // Inject puts what the endpoint of one try is to take for its parent into the headers of the request to it, and returns
 // that span's id, which belongs into [exchange.Try]. Call it once for each try. Baggage is not its business.
 func (c Context) Inject(h http.Header) (spanID string) {
-	if c.silent || c.header == "" {
+	if c.Silent() {
 		return ""
 	}
 	header, span := c.header, c.SpanID
@@ -111,6 +111,9 @@ func (c Context) Inject(h http.Header) (spanID string) {
 	c.b3.inject(h, c, span)
 	return span
 }
+
+// Silent tells that Inject changes nothing.
+func (c Context) Silent() bool { return c.silent || c.header == "" }
 
 // Describe notes the request's place in its record.
 func (c Context) Describe(r *exchange.Record) {

@@ -16,6 +16,7 @@ type peerKey struct {
 // peer is an endpoint, whichever services it belongs to: its connections, and what was measured of it.
 type peer struct {
 	key     peerKey
+	host    string       // its address, as a request's URL has it
 	open    atomic.Int64 // requests
 	latency latency
 	http1   *pool
@@ -36,7 +37,7 @@ func (u *Upstreams) peer(key peerKey) *peer {
 	defer u.mu.Unlock()
 	p := u.peers[key]
 	if p == nil {
-		p = &peer{key: key, http1: newPool(u.http1, u.metrics, &u.wires), http2: newPool(u.http2, u.metrics, &u.wires)}
+		p = &peer{key: key, host: key.addr.String(), http1: newPool(u.http1, u.metrics, &u.wires), http2: newPool(u.http2, u.metrics, &u.wires)}
 		u.peers[key] = p
 	}
 	p.holders++

@@ -44,12 +44,16 @@ func (p *Pick) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // outgoing returns the request as it is sent.
 func (p *Pick) outgoing(req *http.Request) (*http.Request, *sentBody) {
-	out := *req
-	out.URL = &url.URL{}
+	copied := &struct { // one allocation
+		req http.Request
+		url url.URL
+	}{req: *req}
+	out := &copied.req
 	if req.URL != nil {
-		*out.URL = *req.URL
+		copied.url = *req.URL
 	}
-	out.URL.Scheme, out.URL.Host, out.RequestURI = "http", p.Endpoint.Addr.String(), ""
+	out.URL = &copied.url
+	out.URL.Scheme, out.URL.Host, out.RequestURI = "http", p.entry.peer.host, ""
 	if out.Header == nil {
 		out.Header = http.Header{}
 	}
@@ -61,7 +65,7 @@ func (p *Pick) outgoing(req *http.Request) (*http.Request, *sentBody) {
 	if body != nil {
 		out.Body = body
 	}
-	return &out, body
+	return out, body
 }
 
 // send tries connections until one gets an answer, or an error that is not the connection's being old. body is the one
