@@ -86,7 +86,7 @@ bench: deps ## measure connections beside bare TCP, nginx, HAProxy and Envoy, un
 
 .PHONY: bench-full
 bench-full: deps ## the same with every scenario, under 25 minutes (root; BENCH)
-	go run ./bench/mesh --full --seconds 0.8 $(BENCH)
+	go run ./bench/mesh --full --seconds 0.7 $(BENCH)
 
 .PHONY: bench-smoke
 bench-smoke: ## the same in its smallest form, under a minute: fails if anything could not be measured (root)

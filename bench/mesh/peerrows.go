@@ -43,15 +43,14 @@ func (s *stage) findPeers(ctx context.Context, o options) (out []peer, err error
 	}
 	add(nginxRow, func() (peers.Pair, error) { return peers.NGINX(ctx, keys) })
 	add(haproxyRow, func() (peers.Pair, error) { return peers.HAProxy(ctx, keys) })
+	if o.wants(envoyRow) || o.wants(connectRow) {
+		binary, version, err := peers.FindEnvoy(ctx, o.envoy, s.dir)
+		add(envoyRow, func() (peers.Pair, error) { return peers.EnvoyTCP(binary, version, keys), err })
+		add(connectRow, func() (peers.Pair, error) { return peers.EnvoyCONNECT(binary, version, keys), err })
+	}
 	if o.ztunnel != "" {
 		add(ztunnelRow, func() (peers.Pair, error) { return peers.Ztunnel(ctx, o.ztunnel) })
 	}
-	if !o.wants(envoyRow) && !o.wants(connectRow) {
-		return out, nil
-	}
-	binary, version, envoyErr := peers.FindEnvoy(ctx, o.envoy, s.dir)
-	add(envoyRow, func() (peers.Pair, error) { return peers.EnvoyTCP(binary, version, keys), envoyErr })
-	add(connectRow, func() (peers.Pair, error) { return peers.EnvoyCONNECT(binary, version, keys), envoyErr })
 	return out, nil
 }
 

@@ -133,22 +133,27 @@ func (s *stage) serve(ctx context.Context, sc *scene.Scene, pod string) error {
 	return err
 }
 
-// mainRows are those of the lab of two nodes without peers.
-func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
+// mainManifests are those of the lab of two nodes.
+func (s *stage) mainManifests() string {
 	args := ""
 	if s.profiled {
 		args = "--profile-dir=" + s.sockets()
 	}
-	manifests := nodesAndNamespaces + fmt.Sprintf(waypointAndService, args)
+	out := nodesAndNamespaces + fmt.Sprintf(waypointAndService, args)
 	for _, p := range [][3]string{
 		{"mesh", "client", "n1"}, {"mesh", "near", "n1"}, {"mesh", "far", "n2"}, {"mesh", "way", "n2"},
 		{"bare", "client", "n1"}, {"bare", "near", "n1"}, {"bare", "far", "n2"},
-		// The lab puts a waypoint on the node with the fewest pods: these make that n1, the client's.
+		// The lab puts a waypoint on the node with the fewest pods: this one makes that n1, the client's.
 		{"bare", "spare", "n2"},
 	} {
-		manifests += placeholder(p[0], p[1], p[2])
+		out += placeholder(p[0], p[1], p[2])
 	}
-	sc, err := s.up(ctx, scene.Options{Name: "bench", Manifests: manifests})
+	return out
+}
+
+// mainRows are those of that lab without peers.
+func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
+	sc, err := s.up(ctx, scene.Options{Name: "bench", Manifests: s.mainManifests()})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -160,23 +165,21 @@ func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
 			return nil, nil, err
 		}
 	}
-	rows := []*row{
-		direct(sc, row{name: bareNear}, "bare/client", "bare/near"),
-		direct(sc, row{name: bareFar}, "bare/client", "bare/far"),
-		direct(sc, row{name: warrenNear, base: bareNear}, "mesh/client", "mesh/near"),
-		direct(sc, row{name: warrenFar, base: bareFar, tunnel: tunnelPort, pooled: true}, "mesh/client", "mesh/far"),
-		direct(sc, row{name: warrenWay, base: bareFar, tunnel: tunnelPort, pooled: true}, "mesh/client", "mesh/way"),
-	}
+	near := direct(sc, row{name: warrenNear, base: bareNear}, "mesh/client", "mesh/near")
+	near.passes(sc.Agent("n1"))
+	far := direct(sc, row{name: warrenFar, base: bareFar, tunnel: tunnelPort, pooled: true}, "mesh/client", "mesh/far")
+	way := direct(sc, row{name: warrenWay, base: bareFar, tunnel: tunnelPort, pooled: true}, "mesh/client", "mesh/way")
 	vip, err := sc.VIP("mesh/way")
-	rows[4].address = address(vip)
-	rows[4].fail(err)
-	rows[2].passes(sc.Agent("n1"))
-	for _, r := range rows[3:] {
+	way.address = address(vip)
+	way.fail(err)
+	for _, r := range []*row{far, way} {
 		r.passes(sc.Agent("n1"))
 		r.passes(sc.Agent("n2"))
 	}
-	rows[4].passes(sc.Pod("waypoint", waypointPod))
-	return sc, rows, nil
+	way.passes(sc.Pod("waypoint", waypointPod))
+	return sc, []*row{
+		direct(sc, row{name: bareNear}, "bare/client", "bare/near"), direct(sc, row{name: bareFar}, "bare/client", "bare/far"), near, far, way,
+	}, nil
 }
 
 // encryptedRow is in a lab of one node whose agent tunnels between its own pods too.

@@ -77,7 +77,7 @@ func closed(size, n int, quick bool) scenario {
 func steady(kind, name, title string, size int, rate float64, quick bool) scenario {
 	return scenario{measure.Scenario{
 		Name: name, Title: fmt.Sprintf("%s, %g/s on 16 connections, latency from when each was due", title, rate),
-		Per: perThousand, Columns: append(latencies(), costs(perThousand)...),
+		Per: perThousand, Columns: append(append(latencies(), measure.Column{Unit: "req/s", Title: "REACHED/S"}), costs(perThousand)...),
 	}, job{Kind: kind, Size: size, Connections: 16, Rate: rate}, quick}
 }
 

@@ -2,7 +2,8 @@
 // somebody who knows them would, with as many workers as there are cores. Each proxy runs in the network namespace of the
 // pod that it serves, as Warren's own sockets do, so nobody's path has a hop that another's lacks.
 //
-// All use TLS 1.3 with TLS_AES_128_GCM_SHA256, which is what Go and Envoy choose by themselves.
+// All use TLS 1.3 with TLS_AES_128_GCM_SHA256, which is what Go and Envoy choose by themselves; only Istio's ztunnel cannot be
+// told, and uses TLS_AES_256_GCM_SHA384.
 package peers
 
 import (

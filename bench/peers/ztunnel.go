@@ -16,7 +16,8 @@ const ztunnelPort = 15008
 
 // Ztunnel is a pair of Istio's, each dedicated to its pod, in the mode in which it reads the mesh from a file and signs its
 // own certificates; that takes a binary built with the feature "testing". What the client sends to the server is
-// redirected to its ztunnel, as Istio's CNI plug-in does; the server's ztunnel dials the server at the pod's own address.
+// redirected to its ztunnel, as Istio's CNI plug-in does. Unlike in Istio, the server does not see the client's address,
+// which would take rules of connection tracking in the server's namespace: ztunnel is spared those here.
 func Ztunnel(ctx context.Context, binary string) (Pair, error) {
 	path, err := filepath.Abs(binary)
 	if err != nil {
