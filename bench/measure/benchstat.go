@@ -20,7 +20,7 @@ func (r *Report) WriteBenchstat(out io.Writer) error {
 		if m.Problem != "" {
 			continue
 		}
-		line := fmt.Sprintf("BenchmarkMesh/scenario=%s/row=%s %d", m.Scenario, strings.ReplaceAll(m.Row, " ", "-"), max(m.Count, 1))
+		line := fmt.Sprintf("BenchmarkLab/scenario=%s/row=%s %d", m.Scenario, strings.ReplaceAll(m.Row, " ", "-"), max(m.Count, 1))
 		for _, u := range slices.Sorted(maps.Keys(m.Figures)) {
 			line += fmt.Sprintf(" %.6g %s", m.Figures[u], u)
 		}

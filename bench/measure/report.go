@@ -225,6 +225,20 @@ func (s *Summary) reason() string {
 	return s.Problem
 }
 
+// Formats are what Write knows.
+func Formats() []string { return []string{"table", "json", "benchstat"} }
+
+// Write writes the report in one of the Formats; compared are for the table.
+func (r *Report) Write(format string, out io.Writer, compared ...string) error {
+	switch format {
+	case "json":
+		return r.WriteJSON(out)
+	case "benchstat":
+		return r.WriteBenchstat(out)
+	}
+	return r.WriteTable(out, compared...)
+}
+
 // WriteJSON writes everything.
 func (r *Report) WriteJSON(out io.Writer) error {
 	enc := json.NewEncoder(out)

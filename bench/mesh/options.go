@@ -61,8 +61,8 @@ func (o *options) check() (err error) {
 	if !(o.seconds > 0 && o.seconds <= maxSeconds) {
 		return fmt.Errorf("--seconds %g: want more than 0 and at most %d", o.seconds, maxSeconds)
 	}
-	if !slices.Contains([]string{"table", "json", "benchstat"}, o.output) {
-		return fmt.Errorf("--output %q: want table, json or benchstat", o.output)
+	if !slices.Contains(measure.Formats(), o.output) {
+		return fmt.Errorf("--output %q: want one of %s", o.output, strings.Join(measure.Formats(), ", "))
 	}
 	if err := o.checkOnly(); err != nil {
 		return err
@@ -113,13 +113,7 @@ func (o *options) write(r *measure.Report, out, progress io.Writer) error {
 		}
 		_, _ = fmt.Fprintf(progress, "%d plots are in %s\n", len(names), o.plots)
 	}
-	switch o.output {
-	case "json":
-		return r.WriteJSON(out)
-	case "benchstat":
-		return r.WriteBenchstat(out)
-	}
-	return r.WriteTable(out, compared(r)...)
+	return r.Write(o.output, out, compared(r)...)
 }
 
 // complete fails if that was asked for and something is missing.

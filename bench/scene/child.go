@@ -55,6 +55,8 @@ type Child struct {
 	In     io.WriteCloser
 	Out    io.ReadCloser
 	errors strings.Builder
+
+	interrupted func() error
 }
 
 // Start starts one. It ends when its standard input does, so it does not outlive this process.
@@ -63,7 +65,7 @@ func Start(ctx context.Context, netns string, args ...string) (*Child, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Child{cmd: exec.CommandContext(ctx, self, args...)}
+	c := &Child{cmd: exec.CommandContext(ctx, self, args...), interrupted: ctx.Err}
 	c.cmd.Stderr = &c.errors
 	if c.In, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -77,10 +79,13 @@ func Start(ctx context.Context, netns string, args ...string) (*Child, error) {
 	return c, nil
 }
 
-// Stop closes its standard input and waits for it.
+// Stop closes its standard input and waits for it. How one ends that was interrupted together with this process is no error.
 func (c *Child) Stop() error {
 	_ = c.In.Close()
 	err := c.cmd.Wait()
+	if c.interrupted() != nil {
+		return nil
+	}
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(c.errors.String()))
 	}

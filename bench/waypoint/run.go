@@ -30,6 +30,7 @@ type options struct {
 	protocols   []string
 	envoy, bin  string
 	output      string
+	plots       string
 }
 
 func (o *options) check() error {
@@ -53,8 +54,8 @@ func (o *options) check() error {
 	if len(o.wanted()) != len(o.protocols) {
 		return fmt.Errorf("--protocols %v: want some of %v", o.protocols, protocols())
 	}
-	if o.output != "table" && o.output != "json" {
-		return fmt.Errorf("--output %q: want table or json", o.output)
+	if !slices.Contains(measure.Formats(), o.output) {
+		return fmt.Errorf("--output %q: want one of %v", o.output, measure.Formats())
 	}
 	return nil
 }
