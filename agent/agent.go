@@ -68,6 +68,8 @@ type Config struct {
 	CNI CNI
 	// MetricsListen serves /metrics, /healthz and /readyz; empty serves none.
 	MetricsListen string
+	// CarrySameNode has the agent carry every connection between pods of this node: the kernel makes none by itself.
+	CarrySameNode bool
 	// EncryptSameNode tunnels between pods of this node too.
 	EncryptSameNode bool
 	// DrainTimeout is how long connections that are open when the agent is told to stop may go on; it serves meanwhile.
@@ -176,10 +178,14 @@ func (a *Agent) dataPath() error {
 	}
 	certs := certs{a.manager, a.bundles}
 	a.observer = observe.New(a.cfg.Node, a.cfg.Log, a.reg)
+	var kernel ztunnel.Kernel = a.direct
+	if a.cfg.CarrySameNode {
+		kernel = nil
+	}
 	a.proxy = ztunnel.New(ztunnel.Config{
 		Node: a.cfg.Node, World: a.world, Certs: certs, Log: a.cfg.Log, Sink: a.observer.Sink,
 		MaxConns: maxConns(), EncryptSameNode: a.cfg.EncryptSameNode,
-		Kernel: a.direct,
+		Kernel: kernel,
 	})
 	a.enroller, err = enroll.New(enroll.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.StateDir, World: a.world, Capture: capture, Thread: a.thread,

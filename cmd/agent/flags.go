@@ -27,6 +27,7 @@ func flags(f *pflag.FlagSet, cfg *agent.Config) {
 	f.StringVar(&cfg.CNI.Plugin, "cni-plugin", "/warren-cni", "the plug-in's file that comes with the agent")
 	f.StringSliceVar(&cfg.CNI.ExemptNamespaces, "cni-exempt-namespaces", []string{"kube-system", "warren-system"}, "namespaces whose pods start whether or not an agent answers")
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", "127.0.0.1:15020", "address of /metrics, /healthz and /readyz")
+	f.BoolVar(&cfg.CarrySameNode, "carry-same-node", false, "carry every connection between pods of this node, instead of letting the kernel make those that were allowed before")
 	f.BoolVar(&cfg.EncryptSameNode, "encrypt-same-node", false, "tunnel between pods of this node too")
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", 5*time.Second, "how long open connections may go on at a stop")
 }

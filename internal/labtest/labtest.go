@@ -73,13 +73,17 @@ type Mesh struct {
 	Dir string
 }
 
-// Up makes a lab from manifests and removes it when the test ends. If the test failed, the logs are printed.
+// Up makes a lab from manifests and removes it when the test ends. If the test failed, the logs are printed. With
+// WARREN_CARRY_SAME_NODE=1 its agents let the kernel make no connection by itself: all tests pass both ways.
 func Up(tb testing.TB, manifests string, edit ...func(*lab.Options)) *Mesh {
 	tb.Helper()
 	dir := tb.TempDir()
 	m := &Mesh{tb: tb, Dir: dir}
 	m.Write("mesh.yaml", manifests)
 	o := lab.Options{Name: fmt.Sprintf("t%d-%d", os.Getpid(), labs.Add(1)), Manifests: dir, BinDir: binDir}
+	if os.Getenv("WARREN_CARRY_SAME_NODE") == "1" {
+		o.AgentArgs = []string{"--carry-same-node"}
+	}
 	for _, f := range edit {
 		f(&o)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/internal/labtest"
+	"github.com/warren-mesh/warren/lab"
 )
 
 // openDirect opens a stream that the kernel has made by itself.
@@ -24,7 +25,7 @@ func openDirect(t *testing.T, m *labtest.Mesh, node, from string, to netip.AddrP
 // TestDirectConnectionsOutlastTheirAgent, which owns none of their sockets, while new ones are refused; the next agent takes
 // them up: they are shown, and a policy that forbids them ends them.
 func TestDirectConnectionsOutlastTheirAgent(t *testing.T) {
-	m := up(t, town(meshed, ""))
+	m := up(t, town(meshed, ""), func(o *lab.Options) { o.AgentArgs = nil }) // also where the others carry all
 	cart := bothOf(t, m, "shop/cart")
 	var streams []*stream
 	for _, to := range cart {
