@@ -43,17 +43,27 @@ type head struct {
 }
 
 func (h *head) takeRequestLine(line []byte) error {
-	parts := bytes.Split(line, []byte(" "))
-	if len(parts) != 3 || len(parts[1]) == 0 || !httpguts.ValidHeaderFieldName(string(parts[0])) {
+	method, rest, one := bytes.Cut(line, []byte(" "))
+	target, version, two := bytes.Cut(rest, []byte(" ")) // a third space is in the version, and makes it none
+	if !one || !two || len(target) == 0 || !isToken(method) {
 		return errRequestLine
 	}
-	version := string(parts[2])
-	if version != "HTTP/1.1" && version != "HTTP/1.0" {
+	if string(version) != "HTTP/1.1" && string(version) != "HTTP/1.0" {
 		return errRequestLine
 	}
-	h.method, h.target, h.minor = string(parts[0]), string(parts[1]), version[len(version)-1]-'0'
+	h.method, h.target, h.minor = nameOf(method), string(target), version[len(version)-1]-'0'
 	h.switches = h.method == "CONNECT"
 	return nil
+}
+
+// nameOf is the method as a string, without a new one for those that nearly all requests have.
+func nameOf(method []byte) string {
+	for _, known := range [...]string{"GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS"} {
+		if string(method) == known {
+			return known
+		}
+	}
+	return string(method)
 }
 
 func (h *head) takeField(line []byte) error {

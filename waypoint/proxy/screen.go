@@ -145,7 +145,7 @@ func (s *screen) followLine(p []byte) (int, error) {
 }
 
 func (s *screen) takeLine(line []byte) error {
-	if i := bytes.IndexFunc(line, isControl); i >= 0 {
+	if hasControl(line) {
 		return errControl
 	}
 	switch s.state {
@@ -223,4 +223,12 @@ func (s *screen) next() {
 	s.head = head{}
 }
 
-func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+// hasControl looks at bytes: those of a character beyond ASCII are no control characters.
+func hasControl(line []byte) bool {
+	for _, c := range line {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return true
+		}
+	}
+	return false
+}

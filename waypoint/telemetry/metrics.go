@@ -24,6 +24,17 @@ const (
 // names are the labels whose values are names of the mesh's objects: their combinations are bounded.
 type names struct{ source, service, backend, route string }
 
+// parts are what names are made of, each a namespace and a name, so that nothing is joined for a request whose series is
+// known. An empty name is unknown, or no route.
+type parts struct {
+	source, service [2]string
+	backend         string
+	route           [2]string
+}
+
+// maxParts bounds the combinations whose series are found at once.
+const maxParts = 4 * maxSeries
+
 // fate are the labels from closed sets.
 type fate struct {
 	code, grpc int
@@ -54,12 +65,15 @@ type metrics struct {
 
 	mu     sync.RWMutex
 	series map[names]*series
+	known  map[parts]*series
 	rate   rate
+
+	firstAnswered func() prometheus.Counter // of tries: nearly all
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
-		series: make(map[names]*series),
+		series: make(map[names]*series), known: make(map[parts]*series),
 		conns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "warren_connections_total", Help: "Connections that ended and were carried unread, by how they fared.",
 		}, []string{"reporter", "verdict", "reason", "security"}),
@@ -84,6 +98,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "warren_spans_total", Help: "Spans of sampled requests: sent; dropped, because too many waited; or failed, because the collector did not take them.",
 		}, []string{"result"}),
 	}
+	m.firstAnswered = sync.OnceValue(func() prometheus.Counter { return m.tries.WithLabelValues("first", "answered") })
 	for _, result := range []string{spansSent, spansDropped, spansFailed} {
 		m.spans.WithLabelValues(result)
 	}
@@ -99,12 +114,16 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 // observe counts a request that ended.
 func (m *metrics) observe(r *exchange.Record) {
 	m.rate.add(time.Now())
-	s := m.of(namesOf(r))
+	s := m.of(partsOf(r))
 	s.counter(fate{code: code(r.Status), grpc: grpcOf(r), outcome: r.Outcome}).Inc()
 	s.duration.Observe(r.Took.Seconds())
 	s.in.Add(float64(r.BytesIn))
 	s.out.Add(float64(r.BytesOut))
 	for i := range r.Tries {
+		if i == 0 && r.Tries[i].Status != 0 {
+			m.firstAnswered().Inc()
+			continue
+		}
 		try, result := "first", "answered"
 		if i > 0 {
 			try = "retry"
@@ -124,33 +143,44 @@ func (m *metrics) connection(r *exchange.Record, verdict string) {
 	m.connBytes.WithLabelValues(reporter, "out", security).Add(float64(r.BytesOut))
 }
 
-// namesOf tells who asked whom: workloads by their namespace and owner, as pods come and go.
-func namesOf(r *exchange.Record) names {
-	n := names{source: unknown, service: unknown, backend: r.Backend}
+// partsOf tells who asked whom: workloads by their namespace and owner, as pods come and go.
+func partsOf(r *exchange.Record) parts {
+	p := parts{backend: r.Backend}
 	if c := r.Conn; c != nil {
-		n.source = ownerOf(c.Workload)
+		p.source = ownerOf(c.Workload)
 		switch {
 		case c.Service != nil:
-			n.service = c.Service.FullName()
+			p.service = [2]string{c.Service.Namespace, c.Service.Name}
 		case c.Target != nil:
-			n.service = ownerOf(c.Target)
+			p.service = ownerOf(c.Target)
 		}
 	}
 	if r.Route != nil {
-		n.route = r.Route.FullName()
+		p.route = [2]string{r.Route.Namespace, r.Route.Name}
 	}
-	return n
+	return p
 }
 
-// ownerOf is "<namespace>/<owner>". It allocates, which is less than what a request costs anyhow.
-func ownerOf(w *mesh.Workload) string {
+// ownerOf is a workload's namespace and owner.
+func ownerOf(w *mesh.Workload) [2]string {
 	switch {
 	case w == nil:
-		return unknown
+		return [2]string{}
 	case w.App != "":
-		return w.Namespace + "/" + w.App
+		return [2]string{w.Namespace, w.App}
 	}
-	return w.Namespace + "/" + w.ServiceAccount
+	return [2]string{w.Namespace, w.ServiceAccount}
+}
+
+// names joins them.
+func (p parts) names() names {
+	full := func(of [2]string, none string) string {
+		if of == [2]string{} {
+			return none
+		}
+		return of[0] + "/" + of[1]
+	}
+	return names{full(p.source, unknown), full(p.service, unknown), p.backend, full(p.route, "")}
 }
 
 // code is a status, 0 for none and for what is no status: a backend may answer with any three digits.
@@ -173,22 +203,34 @@ func grpcOf(r *exchange.Record) int {
 }
 
 // of returns the series of a combination of names.
-func (m *metrics) of(n names) *series {
+func (m *metrics) of(p parts) *series {
 	m.mu.RLock()
-	s := m.series[n]
+	s := m.known[p]
 	m.mu.RUnlock()
 	if s != nil {
 		return s
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	s = m.find(p.names())
+	if len(m.known) < maxParts {
+		m.known[p] = s
+	}
+	return s
+}
+
+// find returns the series of names, which it makes if they have none. Caller holds mu.
+func (m *metrics) find(n names) *series {
+	if s := m.series[n]; s != nil {
+		return s
+	}
 	if len(m.series) >= maxSeries {
 		n = names{other, other, other, other}
 	}
 	if s := m.series[n]; s != nil {
 		return s
 	}
-	s = &series{
+	s := &series{
 		names: n, requests: m.requests, fates: make(map[fate]prometheus.Counter),
 		duration: m.duration.WithLabelValues(n.source, n.service, n.backend, n.route),
 		in:       m.bytes.WithLabelValues(n.source, n.service, n.backend, n.route, "in"),
