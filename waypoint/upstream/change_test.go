@@ -63,10 +63,10 @@ func TestRequestsOfAnEndpointThatLeavesAreFinished(t *testing.T) {
 			late := f.pick(ask)
 			f.remove("a")
 			f.publish()
-			eventually(t, "the endpoint is forgotten", func() bool {
+			eventually(t, "the endpoint is forgotten, and its connections after that", func() bool {
 				f.u.mu.Lock()
 				defer f.u.mu.Unlock()
-				return len(f.u.peers) == 0
+				return len(f.u.peers) == 0 && late.entry.peer.pool(tt.http2).retired.Load()
 			})
 			if _, err := late.RoundTrip(get("/")); !errors.Is(err, ErrNotSent) {
 				t.Errorf("error %v of a request that comes too late, want ErrNotSent", err)

@@ -131,8 +131,16 @@ func TestSessionEnds(t *testing.T) {
 		}
 	}
 	f.pass(61 * time.Second)
-	if token := kept; f.visit(idle, &kept) == first && kept[:20] == token[:20] {
-		t.Error("a session that was idle for too long went on")
+	elsewhere := func(of *route.Session) (n int) { // one in 50 comes to the same endpoint by chance
+		for range 20 {
+			if token := kept; f.visit(of, &token) != first {
+				n++
+			}
+		}
+		return n
+	}
+	if n := elsewhere(idle); n < 15 {
+		t.Errorf("a session that was idle for too long went on: %d of 20 went elsewhere", n)
 	}
 	absolute := &route.Session{Name: "s", Absolute: time.Minute, Idle: 40 * time.Second}
 	kept = ""
@@ -142,14 +150,8 @@ func TestSessionEnds(t *testing.T) {
 		t.Fatalf("went from %s to %s", first, at)
 	}
 	f.pass(30 * time.Second)
-	left := 0
-	for range 20 {
-		if token := kept; f.visit(absolute, &token) != first {
-			left++
-		}
-	}
-	if left < 15 {
-		t.Errorf("a session that lasted long enough went on: %d of 20 went elsewhere", left)
+	if n := elsewhere(absolute); n < 15 {
+		t.Errorf("a session that lasted long enough went on: %d of 20 went elsewhere", n)
 	}
 }
 
