@@ -178,14 +178,10 @@ func (a *Agent) dataPath() error {
 	}
 	certs := certs{a.manager, a.bundles}
 	a.observer = observe.New(a.cfg.Node, a.cfg.Log, a.reg)
-	var kernel ztunnel.Kernel = a.direct
-	if a.cfg.CarrySameNode {
-		kernel = nil
-	}
 	a.proxy = ztunnel.New(ztunnel.Config{
 		Node: a.cfg.Node, World: a.world, Certs: certs, Log: a.cfg.Log, Sink: a.observer.Sink,
 		MaxConns: maxConns(), EncryptSameNode: a.cfg.EncryptSameNode,
-		Kernel: kernel,
+		Kernel: a.kernel(),
 	})
 	a.enroller, err = enroll.New(enroll.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.StateDir, World: a.world, Capture: capture, Thread: a.thread,
@@ -193,6 +189,18 @@ func (a *Agent) dataPath() error {
 		Followed: func() bool { return a.feed.Status().Connected }, Finder: finder(a.cfg.ProcDir),
 	})
 	return err
+}
+
+// kernel returns what may connect pods of this node by itself, or nil. What nobody could end must not begin.
+func (a *Agent) kernel() ztunnel.Kernel {
+	if a.cfg.CarrySameNode {
+		return nil
+	}
+	if err := podnet.CheckAbort(); err != nil {
+		a.cfg.Log.Warn("connections between pods of this node are carried: the kernel's own could not be ended when a policy forbids them", "err", err)
+		return nil
+	}
+	return a.direct
 }
 
 // finder looks for running pods where container runtimes keep them, or nowhere without a /proc.

@@ -151,7 +151,7 @@ func TestWhatAnAgentMayDo(t *testing.T) {
 	}
 	add, _ := yaml.Marshal(at(t, sec, "capabilities", "add"))
 	if got, want := strings.Fields(strings.ReplaceAll(string(add), "- ", "")),
-		[]string{"SYS_ADMIN", "SYS_PTRACE"}; !slices.Equal(got, want) {
+		[]string{"SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"}; !slices.Equal(got, want) {
 		t.Errorf("the agent has capabilities %v, want %v", got, want)
 	}
 	for key := range all {

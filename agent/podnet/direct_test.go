@@ -176,3 +176,10 @@ func TestDirectConnectionsAreToldOf(t *testing.T) {
 		t.Errorf("open still: %+v, %v", open, err)
 	}
 }
+
+// TestThisMachineCanAbort: without that nothing is direct, and the tests of that would prove nothing.
+func TestThisMachineCanAbort(t *testing.T) {
+	if err := CheckAbort(); err != nil {
+		t.Error(err)
+	}
+}

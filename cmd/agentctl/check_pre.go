@@ -15,6 +15,7 @@ const (
 
 // Capabilities by number (linux/capability.h).
 const (
+	capNetAdmin  = 12
 	capSysPtrace = 19
 	capSysAdmin  = 21
 )
@@ -133,7 +134,7 @@ func (a *app) noCapabilities() []string {
 	for _, c := range []struct {
 		name string
 		bit  int
-	}{{"CAP_SYS_ADMIN", capSysAdmin}, {"CAP_SYS_PTRACE", capSysPtrace}} {
+	}{{"CAP_SYS_ADMIN", capSysAdmin}, {"CAP_SYS_PTRACE", capSysPtrace}, {"CAP_NET_ADMIN", capNetAdmin}} {
 		if have&(1<<c.bit) == 0 {
 			lacks = append(lacks, "it lacks "+c.name)
 		}
