@@ -80,6 +80,7 @@ func accept(ctx context.Context, l *net.UnixListener, wg *sync.WaitGroup) {
 		}
 		wg.Go(func() {
 			defer func() { _ = c.Close() }()
+			defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Now()) })() // who stops waits for no client
 			if err := answer(ctx, c); err != nil {
 				_, _ = fmt.Fprintf(c, "%s%v\n", failed, err)
 			}
@@ -118,9 +119,13 @@ func answer(ctx context.Context, c net.Conn) error {
 	default:
 		err = fmt.Errorf("%q: want cpu <duration> or heap", what)
 	}
-	if err == nil {
-		_, err = c.Write(out.Bytes())
+	if err != nil {
+		return err
 	}
+	if err := c.SetWriteDeadline(time.Now().Add(linePatience)); err != nil {
+		return err
+	}
+	_, err = c.Write(out.Bytes())
 	return err
 }
 
@@ -158,6 +163,9 @@ func Fetch(ctx context.Context, dir string, pid int, what string) ([]byte, error
 	text, err := io.ReadAll(io.LimitReader(c, maxProfile))
 	if err != nil {
 		return nil, fmt.Errorf("read the profile of process %d: %w", pid, err)
+	}
+	if len(text) == 0 {
+		return nil, fmt.Errorf("process %d hung up without a profile", pid)
 	}
 	if reason, no := strings.CutPrefix(string(text), failed); no {
 		return nil, fmt.Errorf("process %d gives no profile: %s", pid, strings.TrimSpace(reason))

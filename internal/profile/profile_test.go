@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -59,11 +60,15 @@ func TestStopDoesNotWaitForALongProfile(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() {
-		_, err := profile.Fetch(t.Context(), dir, os.Getpid(), "cpu 10m")
-		done <- err
+		for {
+			if _, err := profile.Fetch(t.Context(), dir, os.Getpid(), "cpu 10m"); !inUse(err) {
+				done <- err
+				return
+			}
+		}
 	}()
 	for { // until that one is at it
-		if _, err := profile.Fetch(t.Context(), dir, os.Getpid(), "cpu 1ms"); err != nil {
+		if _, err := profile.Fetch(t.Context(), dir, os.Getpid(), "cpu 1ms"); inUse(err) {
 			break
 		}
 	}
@@ -71,6 +76,31 @@ func TestStopDoesNotWaitForALongProfile(t *testing.T) {
 	stop()
 	if err := <-done; err == nil || time.Since(began) > 5*time.Second {
 		t.Errorf("%v after %s", err, time.Since(began))
+	}
+}
+
+// inUse tells that another CPU profile is being taken.
+func inUse(err error) bool { return err != nil && strings.Contains(err.Error(), "in use") }
+
+// TestStopWaitsForNoClient: one that connects and says nothing keeps nobody.
+func TestStopWaitsForNoClient(t *testing.T) {
+	dir := t.TempDir()
+	stop, err := profile.Serve(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("unix", profile.Socket(dir, os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := profile.Fetch(t.Context(), dir, os.Getpid(), "heap"); err != nil { // the silent one was accepted before
+		t.Fatal(err)
+	}
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }
 
