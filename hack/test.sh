@@ -13,5 +13,6 @@ stage "generated code is fresh";     make --no-print-directory generate-check
 stage "fuzz";                        make --no-print-directory fuzz
 stage "capture on Linux 6.1";        make --no-print-directory kernel-test
 stage "demo comes up and goes";      make --no-print-directory demo >/dev/null && make --no-print-directory demo-down
+stage "bench, its smoke form";       make --no-print-directory bench-smoke
 stage "race detector";               make --no-print-directory race
 stage "tests";                       go test -count=1 -timeout 20m ./...
