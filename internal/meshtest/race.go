@@ -1,0 +1,6 @@
+//go:build race
+
+package meshtest
+
+// Race tells that the race detector watches: what is done ten thousand times is done fewer times then.
+const Race = true
