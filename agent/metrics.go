@@ -39,7 +39,16 @@ func (a *Agent) registerMetrics() error {
 			}
 			return 0
 		}),
-		gauge("warren_direct_permits", "Kinds of connections that the kernel makes by itself.", func() float64 { return float64(a.proxy.DirectPermits()) }),
+		gauge("warren_direct_permits", "Kinds of connections that the kernel makes by itself.", func() float64 {
+			given, _ := a.proxy.DirectPermits()
+			return float64(given)
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "warren_direct_permits_full_total", Help: "Connections that stayed carried because the kernel has all the permits that there is room for.",
+		}, func() float64 {
+			_, full := a.proxy.DirectPermits()
+			return float64(full)
+		}),
 		gauge("warren_session_affinity_clients", "Clients remembered to stay with an endpoint.", func() float64 {
 			kept, _ := a.proxy.Affinities()
 			return float64(kept)

@@ -138,8 +138,9 @@ func (d *directs) settle(k permitKey, given bool) {
 	}
 }
 
-// DirectPermits returns how many kinds of connections the kernel may make by itself.
-func (p *Proxy) DirectPermits() (given int) {
+// DirectPermits returns how many kinds of connections the kernel may make by itself, and how often there was no room for
+// one more.
+func (p *Proxy) DirectPermits() (given int, full uint64) {
 	p.direct.mu.Lock()
 	defer p.direct.mu.Unlock()
 	for _, permit := range p.direct.permits {
@@ -147,7 +148,7 @@ func (p *Proxy) DirectPermits() (given int) {
 			given++
 		}
 	}
-	return given
+	return given, p.direct.full.Load()
 }
 
 // plan returns which pod of this node the kernel may connect a pod to that dials dst, if there is one. Where there is a

@@ -34,7 +34,10 @@ func askWhole(t *testing.T, m *meshtest.Mesh, from string, dst netip.AddrPort) (
 // awaitPermits waits until the kernel may make n kinds of connections.
 func awaitPermits(t *testing.T, m *meshtest.Mesh, n int) {
 	t.Helper()
-	meshtest.Eventually(t, "the kernel is permitted", func() bool { return m.Nodes["n1"].Proxy.DirectPermits() == n })
+	meshtest.Eventually(t, "the kernel is permitted", func() bool {
+		given, _ := m.Nodes["n1"].Proxy.DirectPermits()
+		return given == n
+	})
 }
 
 // TestTheSecondConnectionIsTheKernels, between pods of one node, and looks to both apps and in the records as the first.

@@ -171,7 +171,15 @@ func flush(d duplex) {
 func (f *flow) copy() (readErr, writeErr error) {
 	if to, ok := f.dst.(tunnelled); ok {
 		in := countingReader{f.src, f.count, nil}
-		_, err := to.ReadFrom(&in)
+		var src io.Reader = &in
+		if tcp, ok := f.src.(*net.TCPConn); ok {
+			var waits *waitingReader
+			if waits, readErr = newWaitingReader(&in, tcp); readErr != nil {
+				return readErr, nil
+			}
+			src = waits
+		}
+		_, err := to.ReadFrom(src)
 		if in.err == nil {
 			return nil, err
 		}

@@ -68,6 +68,62 @@ func readReady(raw syscall.RawConn) (buf *[]byte, n int, err error) {
 	return nil, 0, io.EOF
 }
 
+// waitingReader reads a TCP connection for a tunnel's stream: it holds a buffer only while there are bytes for it.
+type waitingReader struct {
+	*countingReader
+	raw      syscall.RawConn
+	borrow   func() []byte
+	giveBack func()
+	try      func(fd uintptr) bool
+	n        int
+	lastErr  error
+}
+
+func newWaitingReader(in *countingReader, src *net.TCPConn) (*waitingReader, error) {
+	raw, err := src.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	r := &waitingReader{countingReader: in, raw: raw}
+	r.try = r.tryRead
+	return r, nil
+}
+
+// ReadWhenReady is hbone.Waiter's. After an error a borrowed buffer is the caller's still, as after bytes.
+func (r *waitingReader) ReadWhenReady(borrow func() []byte, giveBack func()) (int, error) {
+	r.borrow, r.giveBack = borrow, giveBack
+	err := r.raw.Read(r.try)
+	switch {
+	case err != nil: // of the wait: the last buffer was given back
+		borrow()
+	case r.n > 0:
+		r.count(r.n)
+		return r.n, nil
+	case r.lastErr != nil:
+		err = r.lastErr
+	default:
+		return 0, io.EOF
+	}
+	r.countingReader.err = err
+	return 0, err
+}
+
+func (r *waitingReader) tryRead(fd uintptr) bool {
+	buf := r.borrow()
+	for {
+		r.n, r.lastErr = syscall.Read(int(fd), buf)
+		if r.lastErr != syscall.EINTR {
+			break
+		}
+	}
+	r.n = max(r.n, 0)
+	if r.lastErr != syscall.EAGAIN {
+		return true
+	}
+	r.giveBack()
+	return false
+}
+
 // isNotConnected tells that the other end was gone before its write side could be ended.
 func isNotConnected(err error) bool { return errors.Is(err, syscall.ENOTCONN) }
 

@@ -39,28 +39,44 @@ func (s *Stream) Write(p []byte) (int, error) {
 	return sent, nil
 }
 
+// Waiter is a source that waits for bytes before it takes a place for them. ReadWhenReady reads once: into what borrow
+// returns, which it gives back before it waits.
+type Waiter interface {
+	ReadWhenReady(borrow func() []byte, giveBack func()) (int, error)
+}
+
 // ReadFrom sends what src gives until its end. It reads right into frame buffers, whose size follows what src has: a
-// connection that waits holds 4 KiB. It does not send END_STREAM. Errors of src are returned as they are, those of the
+// connection that waits holds 4 KiB, or nothing if src is a Waiter. It does not send END_STREAM. Errors of src are returned as they are, those of the
 // stream are the ones that Write returns.
 func (s *Stream) ReadFrom(src io.Reader) (int64, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	var total int64
+	var f *frameBuf
+	var p []byte
 	size := frameSizes[0]
-	for {
+	borrow := func() []byte {
 		_, batch := s.c.writer.units()
-		f := s.c.cfg.Budget.frameBuf(size)
-		p := f.payload(batch)
-		n, err := src.Read(p)
+		f = s.c.cfg.Budget.frameBuf(size)
+		p = f.payload(batch)
+		return p
+	}
+	giveBack := func() { s.c.cfg.Budget.freeFrame(f) }
+	read := func() (int, error) { return src.Read(borrow()) }
+	if w, ok := src.(Waiter); ok {
+		read = func() (int, error) { return w.ReadWhenReady(borrow, giveBack) }
+	}
+	for {
+		n, err := read()
 		if n > 0 {
 			m, serr := s.sendFrames(f, n)
 			total += int64(m)
 			if serr != nil {
-				s.c.cfg.Budget.freeFrame(f)
+				giveBack()
 				return total, serr
 			}
 		}
-		s.c.cfg.Budget.freeFrame(f)
+		giveBack()
 		switch {
 		case errors.Is(err, io.EOF):
 			return total, nil
