@@ -120,7 +120,7 @@ func newScale(t *testing.T) *scaleRun {
 			t.Fatalf("WARREN_SCALE=%q: want <nodes>x<pods>: %v", size, err)
 		}
 	}
-	s.kube = up(t, "scale", func(c *cluster.Config) { c.Nodes = 1 })
+	s.kube = up(t, "scale", func(c *cluster.Config) { c.Nodes, c.NodeGrace = 1, 10*time.Minute })
 	var err error
 	if s.rest, err = s.RestConfig(); err != nil {
 		t.Fatal(err)

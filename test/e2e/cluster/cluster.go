@@ -55,6 +55,10 @@ type Config struct {
 	ProxyMode string
 	// CNI is the plug-in that connects pods: CNIPointToPoint if empty.
 	CNI string
+	// NodeGrace is how long a node may be silent until its pods count as not ready: 20 s if 0, half of Kubernetes' default.
+	// Simulated nodes of a machine that is busy starting thousands of pods are silent longer, and nobody makes their pods
+	// ready again.
+	NodeGrace time.Duration
 	// Keep lets the cluster outlive the process that made it.
 	Keep bool
 	// Log gets a line for each step; nil is silence.

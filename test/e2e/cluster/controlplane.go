@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netns"
 )
@@ -143,8 +145,8 @@ func (p *ControlPlane) controllerManagerArguments() []string {
 		"--cluster-signing-cert-file=" + pki("ca.crt"), "--cluster-signing-key-file=" + pki("ca.key"),
 		"--allocate-node-cidrs=true", "--cluster-cidr=" + podCIDR, "--service-cluster-ip-range=" + serviceCIDR,
 		"--node-cidr-mask-size-ipv4=24", "--node-cidr-mask-size-ipv6=64",
-		// Half of the default: a dead node is NotReady after 20 s. See also the kubelets' lease.
-		"--node-monitor-grace-period=20s", "--node-monitor-period=1s",
+		// See also the kubelets' lease.
+		"--node-monitor-grace-period=" + cmp.Or(p.c.cfg.NodeGrace, 20*time.Second).String(), "--node-monitor-period=1s",
 		"--kube-api-qps=1000", "--kube-api-burst=2000", "--v=1",
 	}
 }
