@@ -26,6 +26,7 @@ import (
 	"github.com/warren-mesh/warren/ca"
 	"github.com/warren-mesh/warren/deploy"
 	"github.com/warren-mesh/warren/test/e2e/cluster"
+	"github.com/warren-mesh/warren/test/e2e/mesh"
 	"github.com/warren-mesh/warren/test/e2e/scale"
 )
 
@@ -327,12 +328,14 @@ func (s *scaleRun) probeOne(i int) time.Duration {
 	if ready.IsZero() {
 		s.t.Fatalf("pod %s is not ready", name)
 	}
-	time.Sleep(500 * time.Millisecond) // then the last update that names it is the last one
-	s.caughtUp(30*time.Second, "every agent has acknowledged "+name)
-	last, agents := s.crowd.Last()
-	if agents != s.nodes {
-		s.t.Errorf("%s reached %d of %d agents", name, agents, s.nodes)
-	}
+	mesh.Await(s.t, "every agent has acknowledged "+name, 30*time.Second, func() error {
+		if _, agents := s.crowd.Last(); agents != s.nodes {
+			return fmt.Errorf("%d of %d agents have", agents, s.nodes)
+		}
+		return nil
+	})
+	time.Sleep(500 * time.Millisecond) // the last update that names it may be another one
+	last, _ := s.crowd.Last()
 	return max(0, last.Sub(ready))
 }
 
