@@ -31,37 +31,13 @@
 package main
 
 import (
-	"context"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
-
 	"github.com/spf13/cobra"
 
 	"github.com/warren-mesh/warren/bench/measure"
 	"github.com/warren-mesh/warren/bench/scene"
-	"github.com/warren-mesh/warren/lab"
 )
 
-func main() {
-	if lab.ShimMain(os.Args[1:]) {
-		return
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	handled, err := clientMain(ctx, os.Args[1:])
-	if !handled {
-		handled, err = scene.ServerMain(ctx, os.Args[1:])
-	}
-	if !handled {
-		err = command().ExecuteContext(ctx)
-	}
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
-	}
-}
+func main() { scene.Main(command(), clientMain) }
 
 func command() *cobra.Command {
 	var o options
