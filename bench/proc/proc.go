@@ -17,8 +17,10 @@ import (
 
 // Process is one proxy: all processes of one cgroup.
 type Process struct {
-	Name   string
-	cgroup string
+	Name string
+	// PassedBy tells that it may have nothing to do with what is measured, and that this is no fault.
+	PassedBy bool
+	cgroup   string
 }
 
 // Usage is what a Process used during a measurement.
@@ -43,7 +45,7 @@ func Of(name string, pid int) (Process, error) {
 	}
 	for line := range strings.Lines(string(text)) {
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok { // cgroups(7)
-			return Process{name, filepath.Join(root, path)}, nil
+			return Process{Name: name, cgroup: filepath.Join(root, path)}, nil
 		}
 	}
 	return Process{}, fmt.Errorf("%s: process %d is in no cgroup of version 2", name, pid)

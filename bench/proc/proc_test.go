@@ -94,7 +94,7 @@ func TestAProcessThatIsNotThere(t *testing.T) {
 	if p, err := Of("nobody", 1<<30); err == nil {
 		t.Errorf("%+v", p)
 	}
-	w := NewWatch([]Process{{"gone", t.TempDir()}})
+	w := NewWatch([]Process{{Name: "gone", cgroup: t.TempDir()}})
 	w.Begin()
 	if used, err := w.End(); err == nil {
 		t.Errorf("%v", used)

@@ -63,7 +63,7 @@ func rules() []Rule {
 		{Of: "bench/load", May: []string{"./bench/measure", xsys}},
 		{Of: "bench/echo", May: []string{grpcLib, protobuf}},
 		{Of: "bench/peers"},
-		{Of: "bench/scene", May: []string{"./lab", "./bench/echo", "./bench/load", "./bench/proc", xsys}},
+		{Of: "bench/scene", May: []string{cobra, "./lab", "./bench/echo", "./bench/load", "./bench/proc", xsys}},
 		{Of: "bench/mesh", May: []string{"./lab", "./bench", "./internal/profile", linkLib, xsys, cobra, "github.com/spf13/pflag"}},
 		{Of: "bench/waypoint", May: []string{"./lab", "./bench", cobra}},
 		{Of: "cni", May: []string{"./api", cniLib, grpcLib, xsys}},
