@@ -4,8 +4,8 @@
 //	go test ./bench -bench . -benchtime 3s -count 6
 //
 // Each has the rows bare (plain TCP between two pods' network namespaces on one bridge), local (both pods on one node:
-// the first connection is ztunnel's, without TLS, and the next ones the kernel's) and tunnel (pods of two nodes: HBONE, mutual TLS). Both nodes and both apps share the
-// machine's cores, so read ratios between rows of one run, never a figure alone.
+// the first connection is ztunnel's, without TLS, and the next ones the kernel's) and tunnel (pods of two nodes: HBONE,
+// mutual TLS). Both nodes and both apps share the machine's cores, so read ratios between rows of one run, never a figure alone.
 //
 // Figures that are published come from two commands, which run the shipped binaries in a lab of network namespaces:
 //
