@@ -10,5 +10,12 @@ fi
 WARREN_E2E_BIN=$(hack/e2e-binaries.sh)
 export WARREN_E2E_BIN WARREN_E2E=1
 echo "Kubernetes: $WARREN_E2E_BIN"
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
 # -p 1: a cluster has the machine to itself.
-go test -count=1 -v -p 1 -timeout 40m "$@" ./test/e2e/...
+go test -count=1 -v -p 1 -timeout 40m "$@" ./test/e2e/... | tee "$said" && exit
+# What the tests that failed said, once more: the clusters' logs above are long.
+printf '\n== what failed\n'
+awk -f hack/failures.awk "$said" "$said"
+grep -E '^(ok|FAIL|panic:)' "$said" || true
+exit 1
