@@ -3,7 +3,6 @@ package hbone
 import (
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 
@@ -22,6 +21,8 @@ type recvState struct {
 	err      error // what to return once chunks are empty; io.EOF after END_STREAM
 	dropping bool  // nobody reads: throw away what comes
 	waiting  bool
+	sink     *sink // where Forward writes, which deliver may do instead while Forward waits
+	sinking  bool  // deliver is at it
 	limit    deadline
 }
 
@@ -38,11 +39,19 @@ func (s *Stream) takeWindow(n int64) bool {
 	return s.recv.window >= 0
 }
 
-// deliver appends a copy of b. It never waits. If the budget is used up it resets the stream.
+// deliver hands b to the socket that the stream's reader waits to write to, or appends a copy of it. It never waits. If the
+// budget is used up it resets the stream.
 func (s *Stream) deliver(b []byte) {
 	r := &s.recv
 	dropped, full := false, false
 	r.mu.Lock()
+	if r.waiting && r.sink != nil {
+		if b = s.handOver(b); len(b) == 0 {
+			r.mu.Unlock()
+			s.pay()
+			return
+		}
+	}
 	for len(b) > 0 {
 		last := s.tail()
 		if last == nil {
@@ -154,8 +163,11 @@ func (s *Stream) endReceive(err error) {
 
 // wait waits until there is something to read. The caller holds mu.
 func (r *recvState) wait() error {
-	for len(r.chunks) == 0 {
+	for len(r.chunks) == 0 || r.sinking {
 		switch {
+		case r.sinking:
+		case r.sink != nil && r.sink.err != nil:
+			return nil // Forward's to tell
 		case r.dropping:
 			return fmt.Errorf("read after CloseRead: %w", ErrClosed)
 		case r.err != nil:
@@ -197,67 +209,6 @@ func (s *Stream) Read(p []byte) (int, error) {
 	r.mu.Unlock()
 	s.consumed(int64(n))
 	return n, nil
-}
-
-// maxGather is how many chunks one write takes: a quarter of what a stream may hold.
-const maxGather = 64
-
-// WriteTo is Forward for who does not count and takes either error.
-func (s *Stream) WriteTo(w io.Writer) (int64, error) {
-	var total int64
-	readErr, writeErr := s.Forward(w, func(n int) { total += int64(n) })
-	if readErr != nil {
-		return total, readErr
-	}
-	return total, writeErr
-}
-
-// Forward writes what the peer sends to w until its end, all chunks that are there by one writev if w is a *net.TCPConn, and
-// tells count of what w took. Both errors are nil after END_STREAM; readErr is one that Read returns, writeErr is w's.
-func (s *Stream) Forward(w io.Writer, count func(int)) (readErr, writeErr error) {
-	r := &s.recv
-	var taken []*chunk
-	var vector net.Buffers
-	for {
-		r.mu.Lock()
-		if err := r.wait(); err != nil {
-			r.mu.Unlock()
-			if err == io.EOF {
-				err = nil
-			}
-			return err, nil
-		}
-		taken = append(taken[:0], r.chunks[:min(len(r.chunks), maxGather)]...)
-		r.chunks = r.chunks[:copy(r.chunks, r.chunks[len(taken):])]
-		r.mu.Unlock()
-		size := int64(0)
-		for _, c := range taken {
-			size += int64(c.w - c.r)
-		}
-		n, err := writeChunks(w, taken, &vector)
-		count(int(n))
-		for _, c := range taken {
-			s.c.freeChunk(c)
-		}
-		s.consumed(size)
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
-// writeChunks writes all of them. The vector's memory is reused.
-func writeChunks(w io.Writer, chunks []*chunk, vector *net.Buffers) (int64, error) {
-	if len(chunks) == 1 {
-		n, err := w.Write(chunks[0].data[chunks[0].r:chunks[0].w])
-		return int64(n), err
-	}
-	v := (*vector)[:0]
-	for _, c := range chunks {
-		v = append(v, c.data[c.r:c.w])
-	}
-	*vector = v // WriteTo empties its receiver, so that it gets another one
-	return v.WriteTo(w)
 }
 
 // consumed takes n bytes off the buffer's account and credits the peer for them.

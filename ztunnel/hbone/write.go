@@ -11,9 +11,14 @@ import (
 const (
 	// maxProvoked is how many bytes of control frames may wait that the peer made us say. A peer that goes on asking
 	// while it does not read is flooding (CVE-2019-9512, -9515).
-	maxProvoked = 64 << 10
+	maxProvoked = 64<<10 + maxLeftAll
 	// maxControl bounds all control frames that wait, our own headers and resets included.
 	maxControl = 4 << 20
+	// maxLeft is the longest write of DATA that is left to somebody who is writing, and how much may wait for him. Bulk
+	// waits for the socket, which holds its sender back.
+	maxLeft, maxLeftAll = 4 << 10, 32 << 10
+	// maxRounds is how often somebody writes for others before his own work goes on and the flusher takes over.
+	maxRounds = 4
 )
 
 // writeState is the write side of a connection.
@@ -23,7 +28,7 @@ type writeState struct {
 	seq   atomic.Uint64
 
 	ctlMu   sync.Mutex
-	ctl     []byte // control frames that wait
+	ctl     []byte // control frames that wait, and DATA that was left to the one who writes, in order
 	headers *headerEncoder
 
 	kick    chan struct{} // there is something in ctl
@@ -62,8 +67,37 @@ func (c *conn) flushLoop() {
 // flush writes what waits in the control buffer.
 func (c *conn) flush() {
 	c.writer.wmu.Lock()
-	defer c.writer.wmu.Unlock()
+	defer c.releaseSocket()
 	c.writeSocket(c.takeControl())
+}
+
+// releaseSocket ends a turn at the socket's write side, after it has written what others left meanwhile, who did not wait
+// for it. The caller holds wmu.
+func (c *conn) releaseSocket() {
+	w := &c.writer
+	for range maxRounds {
+		for range maxRounds {
+			left := c.takeControl()
+			if len(left) == 0 {
+				break
+			}
+			c.writeSocket(left)
+		}
+		w.wmu.Unlock()
+		// Who left something since has found wmu taken.
+		if !w.waits() || !w.wmu.TryLock() {
+			return
+		}
+	}
+	w.wmu.Unlock()
+	c.kickFlusher()
+}
+
+// waits tells whether something is in the control buffer.
+func (w *writeState) waits() bool {
+	w.ctlMu.Lock()
+	defer w.ctlMu.Unlock()
+	return len(w.ctl) > 0
 }
 
 // tryFlush writes control frames now, or leaves them to the flusher if somebody is writing. It is for goroutines that
@@ -73,7 +107,7 @@ func (c *conn) tryFlush() {
 		c.kickFlusher()
 		return
 	}
-	defer c.writer.wmu.Unlock()
+	defer c.releaseSocket()
 	c.writeSocket(c.takeControl())
 }
 
@@ -109,12 +143,20 @@ func (c *conn) writeSocket(b []byte) error {
 }
 
 // writeData writes payload, which lies in buf from start on behind room for a header, as DATA of unit-sized frames. Frames
-// beyond the first need room behind the payload. Control frames go first, in the same Write if they are small.
+// beyond the first need room behind the payload. Control frames go first, in the same Write if they are small. What is
+// small itself is left to somebody who is writing: one write for several streams costs this side, the kernel and the peer
+// about as much as one for each.
 func (c *conn) writeData(s *Stream, buf []byte, start, size, unit int) error {
 	end := spreadFrames(buf, start, size, unit, s.id)
 	first := start - headerSize
-	c.writer.wmu.Lock()
-	defer c.writer.wmu.Unlock()
+	if !c.writer.wmu.TryLock() {
+		if c.leaveData(s, buf[first:end]) {
+			c.cfg.Stats.BytesSent.Add(int64(size))
+			return nil
+		}
+		c.writer.wmu.Lock()
+	}
+	defer c.releaseSocket()
 	ctl := c.takeControl()
 	// A reset is marked before its RST_STREAM is queued: if that is in ctl, no DATA may follow.
 	if s.noSend.Load() {
@@ -135,6 +177,22 @@ func (c *conn) writeData(s *Stream, buf []byte, start, size, unit int) error {
 	}
 	c.cfg.Stats.BytesSent.Add(int64(size))
 	return nil
+}
+
+// leaveData puts DATA behind what waits in the control buffer, to be written by whoever holds wmu. It returns false if it
+// is too much, or if the stream may send no more.
+func (c *conn) leaveData(s *Stream, frames []byte) bool {
+	w := &c.writer
+	w.ctlMu.Lock()
+	ok := len(frames) <= maxLeft && len(w.ctl)+len(frames) <= maxLeftAll && !s.noSend.Load()
+	if ok {
+		w.ctl = append(w.ctl, frames...)
+	}
+	w.ctlMu.Unlock()
+	if ok && w.wmu.TryLock() { // who held it has looked before
+		c.releaseSocket()
+	}
+	return ok
 }
 
 // spreadFrames puts DATA headers before every unit of payload and returns the end of the last frame. The first header
