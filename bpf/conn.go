@@ -13,9 +13,13 @@ import (
 // ErrNotCaptured is returned by OriginalDst for a connection that no capture program turned.
 var ErrNotCaptured = errors.New("connection was not captured")
 
+// Keys and values of what happens for each connection are passed by pointer: the library takes their memory as it is, and
+// encodes values by reflection.
+
 // Own marks a socket as ztunnel's: it is never captured. Sockets accepted from it inherit the mark.
 func (c *Capture) Own(fd int) error {
-	if err := c.maps.OwnSockets.Put(uint32(fd), uint32(1)); err != nil {
+	key, yes := uint32(fd), uint32(1)
+	if err := c.maps.OwnSockets.Put(&key, &yes); err != nil {
 		return fmt.Errorf("mark own socket: %w", err)
 	}
 	return nil
@@ -31,7 +35,8 @@ const maxWait = 2 * time.Minute
 // notices the end of the connection before, and a deletion would take the new one's record.
 func (s *Slot) OriginalDst(client netip.AddrPort) (netip.AddrPort, time.Duration, error) {
 	var o captureOrigin
-	err := s.c.maps.Origins.Lookup(captureOriginKey{Netns: s.cookie, Local: endOf(client)}, &o)
+	key := captureOriginKey{Netns: s.cookie, Local: endOf(client)}
+	err := s.c.maps.Origins.Lookup(&key, &o)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return netip.AddrPort{}, 0, ErrNotCaptured
 	}
@@ -72,8 +77,8 @@ func (s *Slot) Source(client netip.AddrPort) netip.AddrPort {
 // ShowPeer makes the app's end of the connection remote→local answer `client` when asked for its peer. `local`
 // is the app's address, `remote` the one ztunnel dials from. Call it before dialling, HidePeer when done.
 func (s *Slot) ShowPeer(local, remote, client netip.AddrPort) error {
-	key := capturePeerKey{Netns: s.cookie, Local: endOf(local), Remote: endOf(remote)}
-	if err := s.c.maps.Peers.Put(key, endOf(client)); err != nil {
+	key, value := capturePeerKey{Netns: s.cookie, Local: endOf(local), Remote: endOf(remote)}, endOf(client)
+	if err := s.c.maps.Peers.Put(&key, &value); err != nil {
 		return fmt.Errorf("note true peer %s: %w", client, err)
 	}
 	return nil
@@ -81,5 +86,6 @@ func (s *Slot) ShowPeer(local, remote, client netip.AddrPort) error {
 
 // HidePeer drops what ShowPeer noted.
 func (s *Slot) HidePeer(local, remote netip.AddrPort) {
-	_ = s.c.maps.Peers.Delete(capturePeerKey{Netns: s.cookie, Local: endOf(local), Remote: endOf(remote)})
+	key := capturePeerKey{Netns: s.cookie, Local: endOf(local), Remote: endOf(remote)}
+	_ = s.c.maps.Peers.Delete(&key)
 }

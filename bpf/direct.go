@@ -51,7 +51,8 @@ func (c *Capture) setGeneration(generation uint64) error {
 // adoptGeneration voids what an earlier agent permitted.
 func (c *Capture) adoptGeneration() error {
 	var generation uint64
-	if err := c.maps.Generation.Lookup(uint32(0), &generation); err != nil {
+	var zero uint32
+	if err := c.maps.Generation.Lookup(&zero, &generation); err != nil {
 		return fmt.Errorf("read generation of permits: %w", err)
 	}
 	if err := c.setGeneration(generation + 1); err != nil {
@@ -90,7 +91,8 @@ func (s *Slot) Permit(dst netip.AddrPort, to Neighbour, generation uint64) error
 		return fmt.Errorf("permit %s to %s: %w", dst, to.Addr, ErrGone)
 	}
 	value := capturePermit{Generation: generation, To: captureNeighbour{Addr: endOf(to.Addr), Slot: other.index, Netns: to.Netns}}
-	if err := s.c.maps.Permits.Put(capturePermitKey{Slot: s.index, Dst: endOf(dst)}, value); err != nil {
+	key := capturePermitKey{Slot: s.index, Dst: endOf(dst)}
+	if err := s.c.maps.Permits.Put(&key, &value); err != nil {
 		return fmt.Errorf("permit %s: %w", dst, err)
 	}
 	return nil
@@ -154,7 +156,8 @@ func (c *Capture) Directs() ([]Direct, error) {
 // IsDirect tells whether the kernel knows of a direct connection still, and whether it was established.
 func (c *Capture) IsDirect(e Ends) (open, established bool) {
 	var value captureDirect
-	err := c.maps.Directs.Lookup(captureEnds{Client: endOf(e.Client), Server: endOf(e.Server)}, &value)
+	key := captureEnds{Client: endOf(e.Client), Server: endOf(e.Server)}
+	err := c.maps.Directs.Lookup(&key, &value)
 	return err == nil, err == nil && value.Established != 0
 }
 

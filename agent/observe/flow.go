@@ -10,7 +10,7 @@ func FlowOf(node string, r ztunnel.Record) *adminv1.Flow {
 	f := &adminv1.Flow{
 		Id: r.ID, Node: node, Reporter: string(r.Reporter), Protocol: "tcp",
 		Src: party(r.Src), Dst: party(r.Dst),
-		Verdict: string(r.Verdict), Reason: string(r.Reason), Rule: r.Rule, Detail: r.Detail, Audit: r.Audit,
+		Verdict: verdictOf(&r), Reason: string(r.Reason), Rule: r.Rule, Detail: r.Detail, Audit: r.Audit,
 		Security: string(r.Security), Direct: r.Direct, BytesIn: r.In, BytesOut: r.Out,
 		StartUnixNano: r.Start.UnixNano(),
 		Phases: &adminv1.Phases{
@@ -24,9 +24,6 @@ func FlowOf(node string, r ztunnel.Record) *adminv1.Flow {
 	}
 	if !r.End.IsZero() {
 		f.EndUnixNano = r.End.UnixNano()
-	}
-	if r.Audit != "" && f.Verdict == string(ztunnel.Forwarded) {
-		f.Verdict = "audited"
 	}
 	return f
 }

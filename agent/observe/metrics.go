@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,7 @@ type metrics struct {
 	bytes       *prometheus.CounterVec
 	phases      *prometheus.HistogramVec
 	lost        prometheus.Counter
+	known       sync.Map // of kind to *series
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -36,20 +38,50 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) observe(r ztunnel.Record) {
-	reporter, security := string(r.Reporter), string(r.Security)
-	m.connections.WithLabelValues(reporter, string(r.Verdict), string(r.Reason), security).Inc()
-	m.bytes.WithLabelValues(reporter, "in", security).Add(float64(r.In))
-	m.bytes.WithLabelValues(reporter, "out", security).Add(float64(r.Out))
-	for _, p := range []struct {
-		name string
-		took time.Duration
-	}{
-		{"capture", r.Phases.Capture}, {"route", r.Phases.Route}, {"connect", r.Phases.Connect},
-		{"tls", r.Phases.TLS}, {"authorize", r.Phases.Authorize}, {"app", r.Phases.App},
-	} {
-		if p.took > 0 {
-			m.phases.WithLabelValues(reporter, p.name).Observe(p.took.Seconds())
+// series are those that a connection of one kind counts in: to look them up by label costs more than to count.
+type series struct {
+	connections, in, out prometheus.Counter
+	phases               [6]prometheus.Observer
+}
+
+// kind is all of a record that becomes a label.
+type kind struct {
+	reporter ztunnel.Reporter
+	verdict  ztunnel.Verdict
+	reason   ztunnel.Reason
+	security ztunnel.Security
+}
+
+// seriesOf looks them up once for each kind. There are few: all of it comes from closed sets.
+func (m *metrics) seriesOf(k kind) *series {
+	if s, ok := m.known.Load(k); ok {
+		return s.(*series)
+	}
+	reporter, security := string(k.reporter), string(k.security)
+	s := &series{
+		connections: m.connections.WithLabelValues(reporter, string(k.verdict), string(k.reason), security),
+		in:          m.bytes.WithLabelValues(reporter, "in", security),
+		out:         m.bytes.WithLabelValues(reporter, "out", security),
+	}
+	for i, name := range phaseNames {
+		s.phases[i] = m.phases.WithLabelValues(reporter, name)
+	}
+	m.known.Store(k, s)
+	return s
+}
+
+// phaseNames are the label's values, in the order of ztunnel.Phases.
+var phaseNames = [6]string{"capture", "route", "connect", "tls", "authorize", "app"}
+
+func (m *metrics) observe(r *ztunnel.Record) {
+	s := m.seriesOf(kind{r.Reporter, r.Verdict, r.Reason, r.Security})
+	s.connections.Inc()
+	s.in.Add(float64(r.In))
+	s.out.Add(float64(r.Out))
+	p := &r.Phases
+	for i, took := range [6]time.Duration{p.Capture, p.Route, p.Connect, p.TLS, p.Authorize, p.App} {
+		if took > 0 {
+			s.phases[i].Observe(took.Seconds())
 		}
 	}
 }

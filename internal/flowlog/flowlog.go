@@ -64,6 +64,13 @@ func (l *Log) AddSource(s Source) {
 	}
 }
 
+// Followed tells whether anybody follows.
+func (l *Log) Followed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.followers) > 0
+}
+
 // Tell tells followers of a flow that has not ended yet.
 func (l *Log) Tell(f *adminv1.Flow) {
 	l.mu.Lock()
