@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/warren-mesh/warren/test/e2e/cluster"
+	"github.com/warren-mesh/warren/test/e2e/mesh"
 )
 
 // loadRate is a load's requests a second: eight loads share two cores with a cluster.
@@ -180,7 +181,26 @@ func (l life) compareBut(what string, all loads, from []tally, more int) {
 	if in.failed > out.failed+out.failed/2+more {
 		l.t.Errorf("%s: %d requests failed in the mesh that would have been served without one (outside %d failed):\n%s",
 			what, in.failed-out.failed, out.failed, strings.Join(all.errors(inMesh), "\n"))
+		l.t.Cleanup(l.whatAgentsSay) // by then there is an API server again
 	}
+}
+
+// whatAgentsSay logs the connections that failed by the agents' word. Their flows do not reach back that far.
+func (l life) whatAgentsSay() {
+	var said []string
+	for _, p := range l.pods(mesh.Namespace, agents) {
+		out, err := l.TryKubectl("logs", "--namespace", mesh.Namespace, p.Name, "--since=10m")
+		if err != nil {
+			said = append(said, err.Error())
+		}
+		for line := range strings.Lines(out) {
+			if strings.Contains(line, "msg=connection") && !strings.Contains(line, "reason=closed") || strings.Contains(line, "level=ERROR") {
+				said = append(said, p.Spec.NodeName+": "+strings.TrimSpace(line))
+			}
+		}
+	}
+	l.t.Logf("%d lines of agents about connections that did not just close, the last of them:\n%s",
+		len(said), strings.Join(said[max(0, len(said)-20):], "\n"))
 }
 
 // awaitServed waits until every load of a namespace has been served for a second without a failure.
