@@ -53,11 +53,19 @@ func New(tb testing.TB) *NS {
 	return ns
 }
 
-// onThread runs f on a thread of its own, which is thrown away with whatever namespace f left it in.
+// onThread runs f on a thread of its own, which is thrown away with whatever namespace f left it in. Go's runtime signals
+// threads to preempt them; this one takes no such signal, as an app in C gets none: it would interrupt system calls on
+// sockets with a time limit, which the kernel does not restart (signal(7)).
 func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
+		var preempt unix.Sigset_t
+		preempt.Val[0] = 1 << (unix.SIGURG - 1)
+		if err := unix.PthreadSigmask(unix.SIG_BLOCK, &preempt, nil); err != nil {
+			done <- fmt.Errorf("block the runtime's signals: %w", err)
+			return
+		}
 		done <- f()
 	}()
 	return <-done
