@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,7 +25,8 @@ import (
 	"github.com/warren-mesh/warren/lab"
 )
 
-// Main builds the binaries and runs the tests; root is the module's root, relative to the test package.
+// Main builds the binaries and runs the tests; root is the module's root, relative to the test package. Where there is
+// no Go to build with, WARREN_TEST_BIN names the folder of binaries that were built elsewhere.
 func Main(m *testing.M, root string) {
 	if lab.ShimMain(os.Args[1:]) {
 		return
@@ -33,12 +35,27 @@ func Main(m *testing.M, root string) {
 }
 
 func run(m *testing.M, root string) int {
+	if raceEnabled { // else every process lingers for a second when it ends
+		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
+	}
+	if binDir = os.Getenv("WARREN_TEST_BIN"); binDir != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "warren-bin")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := build(root, dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	binDir = dir
+	return m.Run()
+}
+
+func build(root, dir string) error {
 	args := []string{"build", "-o", dir}
 	cgo := "CGO_ENABLED=0"
 	if raceEnabled {
@@ -47,14 +64,9 @@ func run(m *testing.M, root string) int {
 	build := exec.Command("go", append(args, "./cmd/agent", "./cmd/controller", "./cmd/sample", "./cmd/agentctl", "./cmd/waypoint")...)
 	build.Dir, build.Env = root, append(os.Environ(), cgo)
 	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build the binaries: %v\n%s", err, out)
-		return 1
+		return fmt.Errorf("build the binaries: %w\n%s", err, out)
 	}
-	binDir = dir
-	if raceEnabled { // else every process lingers for a second when it ends
-		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
-	}
-	return m.Run()
+	return nil
 }
 
 // binDir is set once, before any test runs.
@@ -269,9 +281,12 @@ func (m *Mesh) AwaitFlow(what string, q *adminv1.FlowsRequest, ok func(*adminv1.
 	return found
 }
 
-// Await waits until the condition holds, at most d.
+// Await waits until the condition holds, at most d, or WARREN_TEST_PATIENCE times that: a machine may be emulated.
 func Await(tb testing.TB, what string, d time.Duration, ok func() bool) {
 	tb.Helper()
+	if patience, err := strconv.Atoi(os.Getenv("WARREN_TEST_PATIENCE")); err == nil {
+		d *= time.Duration(max(patience, 1))
+	}
 	deadline := time.Now().Add(d)
 	for !ok() {
 		if time.Now().After(deadline) {
