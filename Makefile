@@ -121,3 +121,13 @@ kernel-test: ## the capture tests on Debian's 6.1 kernel, under QEMU
 	test/kernel/run.sh ./test/kernel/probe
 	test/kernel/run.sh ./bpf
 	test/kernel/run.sh ./agent/podnet
+
+# One test of the whole that needs nothing but the binaries, of each way to carry a connection: by HBONE, plaintext, direct.
+MESH_ON_KERNEL := ^TestUnenrolledClientsAreServedUnderPermissiveAndRefusedUnderStrict$$|^TestDirectConnectionsOutlastTheirAgent$$
+
+.PHONY: kernel-test-arm64
+kernel-test-arm64: ## the same and a whole mesh on Debian's 6.1 kernel for arm64, emulated: ten minutes
+	ARCH=arm64 test/kernel/run.sh ./test/kernel/probe
+	ARCH=arm64 test/kernel/run.sh ./bpf
+	ARCH=arm64 test/kernel/run.sh ./agent/podnet
+	ARCH=arm64 COMMANDS="./cmd/agent ./cmd/controller ./cmd/sample" test/kernel/run.sh ./test/mesh -test.run='$(MESH_ON_KERNEL)'

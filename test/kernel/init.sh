@@ -22,6 +22,9 @@ while read -r module; do
 done </modules/order
 
 ulimit -n 65536
+# For internal/labtest: there is no Go to build with, and whole meshes come up slowly.
+[ ! -d /test/bin ] || export WARREN_TEST_BIN=/test/bin
+export WARREN_TEST_PATIENCE=6
 set --
 while read -r arg; do
 	set -- "$@" "$arg"
