@@ -11,8 +11,9 @@ import (
 
 // Set is an immutable, compiled collection of policies. A nil Set is an empty one.
 type Set struct {
-	byName   map[string]*compiled
-	byTarget map[string][]*compiled // sorted by full name
+	byName     map[string]*compiled
+	byTarget   map[string]*plan // sorted by full name
+	selections selections       // what is found again; no decision depends on it
 }
 
 // ErrInvalid is wrapped by every error of NewSet and Validate.
@@ -24,6 +25,9 @@ const (
 
 	maxTargets = 64
 )
+
+// titled is what a policy's title has before its full name.
+const titled = "AuthorizationPolicy "
 
 type compiled struct {
 	policy *Policy
@@ -58,11 +62,14 @@ func NewSet(policies []*Policy) (*Set, error) {
 }
 
 func (s *Set) indexTargets() {
-	s.byTarget = make(map[string][]*compiled)
+	s.byTarget = make(map[string]*plan)
 	for _, name := range slices.Sorted(maps.Keys(s.byName)) {
 		c := s.byName[name]
 		for _, target := range c.policy.Targets {
-			s.byTarget[target] = append(s.byTarget[target], c)
+			if s.byTarget[target] == nil {
+				s.byTarget[target] = &plan{}
+			}
+			s.byTarget[target].add(c)
 		}
 	}
 }
@@ -98,24 +105,17 @@ func (s *Set) lookup(name string) *compiled {
 
 // targeting returns the policies that are held against a Service or a Gateway.
 func (s *Set) targeting(target string) []*compiled {
+	if p := s.planFor(target); p != nil {
+		return p.policies
+	}
+	return nil
+}
+
+func (s *Set) planFor(target string) *plan {
 	if s == nil {
 		return nil
 	}
 	return s.byTarget[target]
-}
-
-// of returns the policies of a target that are here.
-func (s *Set) of(t Target) []*compiled {
-	var all []*compiled
-	for _, name := range t.Policies {
-		if p := s.lookup(name); p != nil {
-			all = append(all, p)
-		}
-	}
-	for _, target := range t.Targets {
-		all = append(all, s.targeting(target)...)
-	}
-	return all
 }
 
 func compile(p *Policy) (*compiled, error) {
@@ -134,7 +134,7 @@ func compile(p *Policy) (*compiled, error) {
 	if len(p.Rules) > maxRules {
 		return nil, fmt.Errorf("%w: %s: %d rules, more than %d", ErrInvalid, p.FullName(), len(p.Rules), maxRules)
 	}
-	c := &compiled{policy: p, title: "AuthorizationPolicy " + p.FullName()}
+	c := &compiled{policy: p, title: titled + p.FullName()}
 	for i, r := range p.Rules {
 		rule, err := compileRule(r, p.Namespace)
 		if err != nil {

@@ -1,7 +1,5 @@
 package policy
 
-import "strings"
-
 // Decide says whether c may pass into t, of whose requests nobody knows. See the package comment for the order.
 // It does not allocate unless it denies or an AUDIT rule matches.
 func (s *Set) Decide(t Target, c Conn) Decision { return s.DecideRequest(t, c, nil) }
@@ -24,7 +22,21 @@ func (s *Set) DecideRequest(t Target, c Conn, r *Request) Decision {
 
 func (s *Set) survey(t Target, who *subject) findings {
 	var f findings
-	for _, name := range t.Policies {
+	if selected := s.selected(t.Policies); selected != nil {
+		selected.survey(&f, who)
+	} else {
+		s.surveyNames(&f, t.Policies, who)
+	}
+	for _, target := range t.Targets {
+		if p := s.planFor(target); p != nil {
+			p.survey(&f, who)
+		}
+	}
+	return f
+}
+
+func (s *Set) surveyNames(f *findings, names []string, who *subject) {
+	for _, name := range names {
 		p := s.lookup(name)
 		if p == nil {
 			f.missed(name)
@@ -32,12 +44,6 @@ func (s *Set) survey(t Target, who *subject) findings {
 		}
 		f.add(p, who)
 	}
-	for _, target := range t.Targets {
-		for _, p := range s.targeting(target) {
-			f.add(p, who)
-		}
-	}
-	return f
 }
 
 // findings are what the policies of a target have to say, each action's first rule that matches.
@@ -99,7 +105,7 @@ func (s *Set) outcome(t Target, who *subject, f *findings) Decision {
 	case f.allow != nil:
 		return Decision{Allowed: true, Reason: ReasonAllowed, Rule: f.allow.title}
 	case f.allows:
-		return Decision{Reason: ReasonNoAllow, Rule: "no rule matched of AuthorizationPolicy " + s.named(t, Allow)}
+		return Decision{Reason: ReasonNoAllow, Rule: "no rule matched of AuthorizationPolicy " + s.allowing(t)}
 	}
 	return Decision{Allowed: true, Reason: ReasonDefault}
 }
@@ -123,17 +129,6 @@ func strictRule(t Target) string {
 		return "mesh default"
 	}
 	return "PeerAuthentication " + t.StrictSource
-}
-
-// named returns the names of the target's policies with the action, all of which are here.
-func (s *Set) named(t Target, action Action) string {
-	var names []string
-	for _, p := range s.of(t) {
-		if p.policy.Action == action {
-			names = append(names, p.policy.FullName())
-		}
-	}
-	return strings.Join(names, ", ")
 }
 
 // match returns the first rule that matches, or nil.

@@ -17,7 +17,8 @@ type Conn struct {
 
 // Target is what the destination says about connections into itself.
 type Target struct {
-	// Policies names every AuthorizationPolicy that selects the workload, "<namespace>/<name>".
+	// Policies names every AuthorizationPolicy that selects the workload, "<namespace>/<name>". The list must not change
+	// once it was decided by: a long one is known again by where it lies.
 	Policies []string
 	// Targets are what else is dialled or passed through, "Service <namespace>/<name>" or "Gateway <namespace>/<name>":
 	// the policies that target one of them count as well. The set knows them, so none can be missing.

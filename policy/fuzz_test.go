@@ -144,6 +144,7 @@ func checkAgainstReference(t *testing.T, policies []*Policy, target Target, conn
 	if want.rule != "" && got.Rule != want.rule {
 		t.Fatalf("Decide names %q, the reference %q", got.Rule, want.rule)
 	}
+	checkIndex(t, set, target, conn, r)
 	if lines := set.ExplainRequest(target, conn, r); len(lines) < len(target.Policies) {
 		t.Fatalf("Explain has %d lines for %d policies: %q", len(lines), len(target.Policies), lines)
 	}

@@ -17,11 +17,11 @@ import (
 // A gRPC method is the path /<service>/<method>, so that the same lists do, in the order of [group.findGRPC].
 type group struct {
 	kind    Kind
-	exact   map[string][]*candidate
+	exact   lists
 	regex   []*candidate
-	prefix  map[string][]*candidate // without a / at the end
-	methods map[string][]*candidate // of GRPCRoutes that name no service
-	longest int                     // of the keys of prefix
+	prefix  lists // without a / at the end
+	methods lists // of GRPCRoutes that name no service
+	longest int   // of the keys of prefix
 }
 
 // patterns are a match's regular expressions, nil for what it leaves open.
@@ -48,9 +48,7 @@ func newPatterns(kind Kind, m *Match) (*patterns, error) {
 
 // newGroup makes the group of routes of one kind. compiled are those of routes that were seen before.
 func newGroup(routes []*Route, compiled map[*Route][]*candidate) (*group, error) {
-	g := &group{
-		exact: make(map[string][]*candidate), prefix: make(map[string][]*candidate), methods: make(map[string][]*candidate),
-	}
+	g := &group{exact: make(lists), prefix: make(lists), methods: make(lists)}
 	for _, r := range routes {
 		g.kind = r.Kind
 		if compiled[r] == nil {
@@ -63,9 +61,9 @@ func newGroup(routes []*Route, compiled map[*Route][]*candidate) (*group, error)
 			g.add(c)
 		}
 	}
-	for _, lists := range []map[string][]*candidate{g.exact, g.prefix, g.methods} {
-		for _, list := range lists {
-			slices.SortStableFunc(list, compare)
+	for _, all := range []lists{g.exact, g.prefix, g.methods} {
+		for _, l := range all {
+			l.order()
 		}
 	}
 	slices.SortStableFunc(g.regex, func(a, b *candidate) int {
@@ -83,23 +81,23 @@ func (g *group) add(c *candidate) {
 		g.regex = append(g.regex, c)
 	case g.kind == GRPC && m.GRPCService != "" && m.GRPCMethod != "":
 		path := "/" + m.GRPCService + "/" + m.GRPCMethod
-		g.exact[path] = append(g.exact[path], c)
+		g.exact.add(path, c)
 	case g.kind == GRPC && m.GRPCMethod != "":
-		g.methods[m.GRPCMethod] = append(g.methods[m.GRPCMethod], c)
+		g.methods.add(m.GRPCMethod, c)
 	case g.kind == GRPC && m.GRPCService != "":
 		g.addPrefix("/"+m.GRPCService, c)
 	case g.kind == GRPC:
 		g.addPrefix("", c)
 	case m.PathKind == Exact && m.Path != "":
 		path := oneForm(m.Path)
-		g.exact[path] = append(g.exact[path], c)
+		g.exact.add(path, c)
 	default:
 		g.addPrefix(strings.TrimRight(oneForm(m.Path), "/"), c)
 	}
 }
 
 func (g *group) addPrefix(prefix string, c *candidate) {
-	g.prefix[prefix] = append(g.prefix[prefix], c)
+	g.prefix.add(prefix, c)
 	g.longest = max(g.longest, len(prefix))
 }
 
@@ -108,7 +106,7 @@ func (g *group) find(r *Request) *candidate {
 	if g.kind == GRPC {
 		return g.findGRPC(r)
 	}
-	if c := first(g.exact[r.Path], r); c != nil {
+	if c := g.exact[r.Path].first(r); c != nil {
 		return c
 	}
 	for _, c := range g.regex {
@@ -126,12 +124,12 @@ func (g *group) findPrefix(r *Request) *candidate {
 		path = path[:strings.LastIndexByte(path[:g.longest+1], '/')+1]
 	}
 	for path = strings.TrimRight(path, "/"); path != ""; path = strings.TrimRight(path, "/") {
-		if c := first(g.prefix[path], r); c != nil {
+		if c := g.prefix[path].first(r); c != nil {
 			return c
 		}
 		path = path[:strings.LastIndexByte(path, '/')+1]
 	}
-	return first(g.prefix[""], r)
+	return g.prefix[""].first(r)
 }
 
 // findGRPC tries service and method, service, regular expressions, method, and what is for all.
@@ -143,10 +141,10 @@ func (g *group) findGRPC(r *Request) *candidate {
 	if !ok {
 		return nil
 	}
-	if c := first(g.exact[r.Path], r); c != nil {
+	if c := g.exact[r.Path].first(r); c != nil {
 		return c
 	}
-	if c := first(g.prefix[r.Path[:1+len(service)]], r); c != nil {
+	if c := g.prefix[r.Path[:1+len(service)]].first(r); c != nil {
 		return c
 	}
 	for _, c := range g.regex {
@@ -154,19 +152,10 @@ func (g *group) findGRPC(r *Request) *candidate {
 			return c
 		}
 	}
-	if c := first(g.methods[method], r); c != nil {
+	if c := g.methods[method].first(r); c != nil {
 		return c
 	}
-	return first(g.prefix[""], r)
-}
-
-func first(list []*candidate, r *Request) *candidate {
-	for _, c := range list {
-		if c.matches(r) {
-			return c
-		}
-	}
-	return nil
+	return g.prefix[""].first(r)
 }
 
 func fits(pattern *regexp.Regexp, s string) bool { return pattern == nil || pattern.MatchString(s) }

@@ -167,7 +167,7 @@ func (c *candidate) matches(r *Request) bool {
 	if c.match.Method != "" && c.match.Method != r.Method && !c.preflight(r) {
 		return false
 	}
-	return c.headers.matchHeaders(r.Host, r.Header) && c.query.matchQuery(r.RawQuery)
+	return c.headers.matchHeaders(r) && c.query.matchQuery(r.RawQuery)
 }
 
 // preflight tells whether a browser asks if it may send a request of the method that the match names: a rule with CORS

@@ -359,38 +359,3 @@ func TestFindingDoesNotAllocate(t *testing.T) {
 		}
 	}
 }
-
-func thousand(tb testing.TB) *Table {
-	var routes []*Route
-	for i := range 1000 {
-		routes = append(routes, httpRoute(fmt.Sprint("r", i), fmt.Sprintf("/api/v%d/things x=%d", i, i), fmt.Sprintf("=/exact/%d", i)))
-	}
-	return table(tb, routes...)
-}
-
-func BenchmarkFindOfAThousandRoutes(b *testing.B) {
-	table := thousand(b)
-	for name, text := range map[string]string{
-		"exact": "GET /exact/999", "prefix": "GET /api/v999/things/7/parts x:999", "none": "GET /api/v999/things/7/parts",
-	} {
-		b.Run(name, func(b *testing.B) {
-			r := asked(text)
-			b.ReportAllocs()
-			for b.Loop() {
-				table.Find("shop/web", 80, "shop", r)
-			}
-		})
-	}
-}
-
-func BenchmarkFindOfAThousandRoutesOnOnePath(b *testing.B) {
-	var routes []*Route
-	for i := range 1000 {
-		routes = append(routes, httpRoute(fmt.Sprint("r", i), fmt.Sprintf("/ x=%d", i)))
-	}
-	table, r := table(b, routes...), asked("GET /a x:999")
-	b.ReportAllocs()
-	for b.Loop() {
-		table.Find("shop/web", 80, "shop", r)
-	}
-}

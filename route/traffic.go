@@ -81,7 +81,7 @@ func applies(compiled *values, wanted []ValueMatch, r *http.Request) bool {
 			return false
 		}
 	}
-	return compiled.matchHeaders(HostOf(r.Host), r.Header)
+	return compiled.matchHeaders(&Request{Host: HostOf(r.Host), Header: r.Header})
 }
 
 // Outlier leaves endpoints out that fail.

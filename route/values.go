@@ -2,7 +2,6 @@ package route
 
 import (
 	"fmt"
-	"net/http"
 	"net/url"
 	"regexp"
 	"regexp/syntax"
@@ -75,24 +74,11 @@ func newValues(matches []ValueMatch, canonical func(string) string) (*values, er
 
 func asIs(name string) string { return name }
 
-// matchHeaders holds the values against a request's header. The lines of a repeated one are taken as one, joined by
-// ", " (RFC 9110, section 5.2). Host is the host without port.
-func (vs *values) matchHeaders(host string, h http.Header) bool {
+// matchHeaders holds the values against a request's header.
+func (vs *values) matchHeaders(r *Request) bool {
 	for i := range vs.all {
 		v := &vs.all[i]
-		if v.name == "Host" {
-			if !v.match(host) {
-				return false
-			}
-			continue
-		}
-		lines := h[v.name]
-		switch {
-		case len(lines) == 0:
-			return false
-		case len(lines) == 1 && !v.match(lines[0]):
-			return false
-		case len(lines) > 1 && !v.match(strings.Join(lines, ", ")):
+		if text, ok := r.header(v.name); !ok || !v.match(text) {
 			return false
 		}
 	}
