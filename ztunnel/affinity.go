@@ -3,6 +3,7 @@ package ztunnel
 import (
 	"container/list"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,14 +54,13 @@ func (a *affinities) settle(way *route, now time.Time, keep bool) {
 		a.mu.Lock()
 		key := way.affinityKey()
 		if e := a.byKey[key]; e != nil && now.Before(e.Value.(*affinity).until) {
-			prefer(way.hops, e.Value.(*affinity).endpoint)
+			way.prefer(e.Value.(*affinity).endpoint)
 		}
 		if keep {
 			a.put(key, way.hops[0].addr, now.Add(svc.Affinity), now)
 		}
 		a.mu.Unlock()
 	}
-	way.hops = way.hops[:min(len(way.hops), maxAttempts)]
 }
 
 // move says that the client goes to another endpoint, as the one that it had did not answer.
@@ -79,15 +79,19 @@ func (r *route) affinityKey() affinityKey {
 	return affinityKey{r.client, svc.Namespace, svc.Name, r.front.Port, r.hops[0].addr.Addr().Is4()}
 }
 
-// prefer moves a hop to the front, if it is there.
-func prefer(hops []hop, addr netip.AddrPort) {
-	for i, h := range hops {
-		if h.addr == addr {
-			copy(hops[1:i+1], hops[:i])
-			hops[0] = h
-			return
-		}
+// prefer puts an endpoint before all others, if it is one that may be used: in the place that it has, or the last one's.
+func (r *route) prefer(addr netip.AddrPort) {
+	h, ok := r.reach.at(addr)
+	if !ok {
+		return
 	}
+	h.asked = r.asked
+	i := slices.IndexFunc(r.hops, func(o hop) bool { return o.addr == addr })
+	if i < 0 {
+		i = len(r.hops) - 1
+	}
+	copy(r.hops[1:i+1], r.hops[:i])
+	r.hops[0] = h
 }
 
 // put remembers an endpoint. Caller holds mu.

@@ -1,7 +1,6 @@
 package ztunnel
 
 import (
-	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -14,9 +13,9 @@ import (
 func TestRoutesAndRecordsKeepToTheirAllocations(t *testing.T) {
 	client := &mesh.Workload{UID: "client", Zone: "z1"}
 	p := &Proxy{loads: newLoads(), conns: newConns(0), affinities: newAffinities(10)}
-	few, many := worldOf(t, 3), worldOf(t, 200)
-	few.ServiceNamed("shop/web").Affinity = time.Hour
-	pod, vip := netip.MustParseAddrPort("10.0.0.1:8080"), netip.MustParseAddrPort("10.96.0.1:80")
+	few := scaleWorld(t, 3, func(s *mesh.Service) { s.Affinity = time.Hour })
+	many := scaleWorld(t, 200, func(s *mesh.Service) { s.PreferSameZone = true })
+	pod, vip := netip.MustParseAddrPort("10.0.0.1:8080"), netip.MustParseAddrPort("10.97.0.1:80")
 	find := func(m *mesh.Snapshot, dst netip.AddrPort) func() {
 		return func() {
 			way, reason := p.find(m, client, dst)
@@ -45,23 +44,4 @@ func TestRoutesAndRecordsKeepToTheirAllocations(t *testing.T) {
 			t.Errorf("%s: %v allocations, budget %v", b.name, got, b.most)
 		}
 	}
-}
-
-// worldOf is a service with n endpoints.
-func worldOf(t *testing.T, n int) *mesh.Snapshot {
-	t.Helper()
-	svc := &mesh.Service{Namespace: "shop", Name: "web", VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
-		Ports: []mesh.Port{{Number: 80}}, PreferSameZone: true}
-	var workloads []*mesh.Workload
-	for i := range n {
-		addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})
-		uid := mesh.UID(fmt.Sprint("w", i))
-		workloads = append(workloads, &mesh.Workload{UID: uid, Namespace: "shop", Name: string(uid), Addrs: []netip.Addr{addr}, Zone: fmt.Sprint("z", i%3)})
-		svc.Endpoints = append(svc.Endpoints, mesh.Endpoint{Workload: uid, Addrs: []netip.Addr{addr}, Ready: true, TargetPorts: map[uint16]uint16{80: 8080}})
-	}
-	m, err := mesh.NewSnapshot("test", 1, workloads, []*mesh.Service{svc})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
 }

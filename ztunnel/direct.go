@@ -181,11 +181,11 @@ func (d *directs) endpoint(m *mesh.Snapshot, self *mesh.Workload, dst netip.Addr
 	if _, split := svc.Splits[front.Port]; split || svc.Waypoint != "" || !svc.HasPort(front.Port) {
 		return hop{}, false
 	}
-	hops, _ := d.proxy.searchFor(m, front, self, dst).endpoints()
-	if len(hops) != 1 {
+	r := d.proxy.reachOf(d.proxy.searchFor(m, front, self, dst))
+	if len(r.hops) != 1 {
 		return hop{}, false
 	}
-	return hops[0], true
+	return r.hops[0], true
 }
 
 // neighbour returns the pod that a hop leads to if the kernel can connect to it: a pod of this node behind no waypoint.

@@ -2,7 +2,6 @@ package ztunnel
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"sync"
 
@@ -41,8 +40,10 @@ type route struct {
 	hops   []hop
 	// dialled is the service that the client dialled; front is another's if a route or a waypoint is in between.
 	dialled  *mesh.Service
-	waypoint string // the name of the waypoint's service, "" if none is in between
-	broken   error  // why a route cannot be followed
+	waypoint string         // the name of the waypoint's service, "" if none is in between
+	reach    *reach         // of which hops are some; nil unless it is a service's
+	asked    netip.AddrPort // what is asked of a waypoint, zero without one
+	broken   error          // why a route cannot be followed
 }
 
 func (r *route) service() *mesh.Service { return r.front.Service }
@@ -72,9 +73,9 @@ func (p *Proxy) find(m *mesh.Snapshot, client *mesh.Workload, dst netip.AddrPort
 	if missing, way.broken = way.split(m); missing != "" {
 		return way, missing
 	}
-	hops, missing := p.searchFor(m, way.front, client, dst).endpoints()
-	way.hops = p.order(hops)
-	return way, missing
+	way.reach = p.reachOf(p.searchFor(m, way.front, client, dst))
+	way.hops = p.order(way.reach)
+	return way, way.reach.missing
 }
 
 // searchFor is the search of a client that dialled dst, which leads to front.
@@ -91,6 +92,7 @@ type search struct {
 	front      mesh.Frontend
 	v4         bool   // the family that was dialled
 	local      bool   // only those of the client's node
+	waypoint   bool   // only a waypoint's own pods, and not others that its service selects
 	node, zone string // the client's
 }
 
@@ -127,6 +129,9 @@ func (s search) hop(e *mesh.Endpoint) (hop, Reason) {
 	w := s.m.Workload(e.Workload)
 	if !ok || w == nil && e.Workload != "" {
 		// A pod that this node knows nothing of may be in the mesh: nothing is sent to it as it is.
+		return hop{}, ReasonNoEndpoint
+	}
+	if s.waypoint && (w == nil || w.Gateway == "") {
 		return hop{}, ReasonNoEndpoint
 	}
 	addr, ok := e.AddrOf(s.v4)
@@ -178,29 +183,12 @@ func (p *Proxy) explain(m *mesh.Snapshot, way *route, missing Reason, dst netip.
 
 // order picks what to try first by power of two choices on open connections, then others at random. The nearest, as far
 // as the service cares, come before all others.
-func (p *Proxy) order(hops []hop) []hop {
-	rand.Shuffle(len(hops), func(i, j int) { hops[i], hops[j] = hops[j], hops[i] })
-	if nearest(hops) > 1 && p.loads.of(hops[1].addr) < p.loads.of(hops[0].addr) {
+func (p *Proxy) order(r *reach) []hop {
+	hops := r.pick()
+	if r.alike() > 1 && p.loads.of(hops[1].addr) < p.loads.of(hops[0].addr) {
 		hops[0], hops[1] = hops[1], hops[0]
 	}
 	return hops
-}
-
-// nearest puts the nearer hops first, and returns how many are as near as the first.
-func nearest(hops []hop) int {
-	first, sorted := 0, 0
-	for _, near := range [...]nearness{sameNode, sameZone, anywhere} {
-		for i := sorted; i < len(hops); i++ {
-			if hops[i].near == near {
-				hops[i], hops[sorted] = hops[sorted], hops[i]
-				sorted++
-			}
-		}
-		if first == 0 {
-			first = sorted
-		}
-	}
-	return first
 }
 
 // loads counts this node's open connections to each endpoint.

@@ -19,23 +19,19 @@ func (p *Proxy) toWaypoint(m *mesh.Snapshot, way route, client *mesh.Workload, n
 		return way, ReasonNoWaypoint
 	}
 	way.front = mesh.Frontend{Service: svc, Port: TunnelPort}
-	asked := search{m: m, front: way.front, v4: dst.Addr().Is4(), node: p.cfg.Node, zone: client.Zone}
-	hops, missing := asked.endpoints()
-	if missing == ReasonNoFamily { // a tunnel carries either family
+	asked := search{m: m, front: way.front, v4: dst.Addr().Is4(), node: p.cfg.Node, zone: client.Zone, waypoint: true}
+	way.reach = p.reachOf(asked)
+	if way.reach.missing == ReasonNoFamily { // a tunnel carries either family
 		asked.v4 = !asked.v4
-		hops, _ = asked.endpoints()
+		way.reach = p.reachOf(asked)
 	}
-	for _, h := range hops {
-		if h.workload == nil || h.workload.Gateway == "" {
-			continue // somebody else's pod that the waypoint's service selects
-		}
-		h.asked = dst
-		way.hops = append(way.hops, h)
-	}
-	if len(way.hops) == 0 {
+	if way.reach.missing != "" {
 		return way, ReasonNoWaypoint
 	}
-	way.hops = p.order(way.hops)
+	way.hops, way.asked = p.order(way.reach), dst
+	for i := range way.hops {
+		way.hops[i].asked = dst
+	}
 	return way, ""
 }
 

@@ -98,6 +98,7 @@ type Proxy struct {
 	conns      *conns
 	loads      *loads
 	affinities *affinities
+	reaches    reachCache
 	pool       *tunnels
 	// What peers may hold of this node before they have proved who they are, and after.
 	handshakes, accepted *peer.Gate
