@@ -97,6 +97,11 @@ bench-smoke: ## the same in its smallest form, under a minute: fails if anything
 bench-waypoint: ## measure requests and calls through a waypoint, beside direct and Envoy, under three minutes on an idle machine (root)
 	go run ./bench/waypoint $(BENCH)
 
+.PHONY: microbench
+microbench: ## measure decisions, routes, frames and the copy loop, for benchstat (BENCHTIME, COUNT)
+	go test -run '^$$' -bench . -benchmem -benchtime $(or $(BENCHTIME),100ms) -count $(or $(COUNT),1) \
+		./policy ./route ./ztunnel ./ztunnel/hbone
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, known vulnerabilities
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt the files above" >&2; exit 1; }

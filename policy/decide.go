@@ -1,11 +1,11 @@
 package policy
 
 // Decide says whether c may pass into t, of whose requests nobody knows. See the package comment for the order.
-// It does not allocate unless it denies or an AUDIT rule matches.
+// It does not allocate unless it denies, an AUDIT rule matches, or it is a set's first about a target with many policies.
 func (s *Set) Decide(t Target, c Conn) Decision { return s.DecideRequest(t, c, nil) }
 
 // DecideRequest says whether r, which came by c, may pass into t. A nil r is one that nobody has read. It does not
-// allocate unless it denies, an AUDIT rule matches, or a header is there several times.
+// allocate unless Decide would or a header is there several times.
 func (s *Set) DecideRequest(t Target, c Conn, r *Request) Decision {
 	if len(t.Through) > 0 {
 		d := through(t, c)

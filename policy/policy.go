@@ -1,6 +1,6 @@
 // Package policy decides whether a connection, or a request, may pass: AuthorizationPolicies and STRICT ports, as a pure
 // function of an immutable [Set], a [Target], a [Conn] and, where somebody has read one, a [Request]. It does no I/O,
-// keeps no state and reads no clock, so any number of goroutines may decide at once, and agentctl can ask the same
+// keeps no state but to find policies faster, and reads no clock, so any number of goroutines may decide at once, and agentctl can ask the same
 // question that a connection asked.
 //
 // # Order

@@ -154,7 +154,7 @@ func TestStalledWriterEndsWithItsStream(t *testing.T) {
 // Two endpoints whose sockets are full in both directions must not wait for each other.
 func TestFullSocketsDoNotDeadlock(t *testing.T) {
 	const streams, size = 20, 512 << 10
-	small := func(t *testing.T) (net.Conn, net.Conn) {
+	small := func(t testing.TB) (net.Conn, net.Conn) {
 		c, s := tcpPair(t)
 		for _, nc := range []net.Conn{c, s} {
 			nc.(*net.TCPConn).SetReadBuffer(64 << 10)
@@ -162,8 +162,8 @@ func TestFullSocketsDoNotDeadlock(t *testing.T) {
 		}
 		return c, s
 	}
-	pipe := func(*testing.T) (net.Conn, net.Conn) { return net.Pipe() }
-	for name, dial := range map[string]func(*testing.T) (net.Conn, net.Conn){"small buffers": small, "no buffers": pipe} {
+	pipe := func(testing.TB) (net.Conn, net.Conn) { return net.Pipe() }
+	for name, dial := range map[string]func(testing.TB) (net.Conn, net.Conn){"small buffers": small, "no buffers": pipe} {
 		t.Run(name, func(t *testing.T) {
 			e := newPair(t, pairConfig{dial: dial, handle: both(t, size)})
 			var wg sync.WaitGroup
@@ -222,8 +222,8 @@ func TestWindowGrowsForAReaderThatKeepsUp(t *testing.T) {
 }
 
 // delayed returns a pair whose bytes take d to arrive, in both directions.
-func delayed(d time.Duration) func(*testing.T) (net.Conn, net.Conn) {
-	return func(t *testing.T) (net.Conn, net.Conn) {
+func delayed(d time.Duration) func(testing.TB) (net.Conn, net.Conn) {
+	return func(t testing.TB) (net.Conn, net.Conn) {
 		c1, c2 := tcpPair(t)
 		s1, s2 := tcpPair(t)
 		go delay(c2, s1, d)

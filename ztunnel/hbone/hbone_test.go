@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds what a test waits for. Nothing waits that long when it works.
 const patience = 20 * time.Second
 
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
@@ -30,7 +30,7 @@ func testContext(t *testing.T) context.Context {
 }
 
 // tcpPair returns both ends of a loopback TCP connection.
-func tcpPair(t *testing.T) (client, server net.Conn) {
+func tcpPair(t testing.TB) (client, server net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -48,7 +48,7 @@ func tcpPair(t *testing.T) (client, server net.Conn) {
 }
 
 // tlsPair returns both ends of a TLS 1.3 connection over loopback.
-func tlsPair(t *testing.T) (client, server net.Conn) {
+func tlsPair(t testing.TB) (client, server net.Conn) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -78,8 +78,8 @@ func tlsPair(t *testing.T) (client, server net.Conn) {
 }
 
 // transports are what streams are tested over.
-func transports() map[string]func(*testing.T) (net.Conn, net.Conn) {
-	return map[string]func(*testing.T) (net.Conn, net.Conn){"tcp": tcpPair, "tls": tlsPair}
+func transports() map[string]func(testing.TB) (net.Conn, net.Conn) {
+	return map[string]func(testing.TB) (net.Conn, net.Conn){"tcp": tcpPair, "tls": tlsPair}
 }
 
 // endpoint is a client connected to a server in the same process.
@@ -91,13 +91,13 @@ type endpoint struct {
 }
 
 type pairConfig struct {
-	dial           func(*testing.T) (net.Conn, net.Conn)
+	dial           func(testing.TB) (net.Conn, net.Conn)
 	client, server Config
 	handle         func(context.Context, *Inbound)
 }
 
 // newPair starts both sides, and ends them with the test.
-func newPair(t *testing.T, cfg pairConfig) *endpoint {
+func newPair(t testing.TB, cfg pairConfig) *endpoint {
 	t.Helper()
 	if cfg.dial == nil {
 		cfg.dial = tcpPair
@@ -137,7 +137,7 @@ func (e *endpoint) served(t *testing.T) error {
 	}
 }
 
-func mustConnect(t *testing.T, cc *ClientConn) *Stream {
+func mustConnect(t testing.TB, cc *ClientConn) *Stream {
 	t.Helper()
 	s, err := cc.Connect(testContext(t), Request{Authority: "10.0.0.7:8080"})
 	if err != nil {
@@ -160,7 +160,7 @@ func echo(_ context.Context, in *Inbound) {
 }
 
 // peers returns a client's stream and the server's end of it. The handler runs until the test ends.
-func peers(t *testing.T, cfg pairConfig) (client, server *Stream, e *endpoint) {
+func peers(t testing.TB, cfg pairConfig) (client, server *Stream, e *endpoint) {
 	t.Helper()
 	accepted := make(chan *Stream, 256)
 	over := make(chan struct{})
