@@ -102,6 +102,10 @@ microbench: ## measure decisions, routes, frames and the copy loop, for benchsta
 	go test -run '^$$' -bench . -benchmem -benchtime $(or $(BENCHTIME),100ms) -count $(or $(COUNT),1) \
 		./policy ./route ./ztunnel ./ztunnel/hbone
 
+.PHONY: bench-hooks
+bench-hooks: ## measure the kernel's hooks by its own statistics, for benchstat, in half a minute (root; BENCHTIME, COUNT)
+	go test -run '^$$' -bench Hooks -benchtime $(or $(BENCHTIME),10000x) -count $(or $(COUNT),1) ./agent/podnet
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, known vulnerabilities
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt the files above" >&2; exit 1; }

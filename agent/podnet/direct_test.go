@@ -16,7 +16,7 @@ import (
 )
 
 // permit lets the kernel connect a to c's apps.
-func (n *town) permit(t *testing.T, generation uint64) {
+func (n *town) permit(t testing.TB, generation uint64) {
 	t.Helper()
 	for _, a := range n.c.Addrs {
 		for _, port := range []uint16{tcpPort, mptcpPort} {

@@ -27,7 +27,7 @@ type node struct {
 }
 
 // newNode makes a node; `more` namespaces are on its bridge too.
-func newNode(t *testing.T, more ...*nettest.NS) *node {
+func newNode(t testing.TB, more ...*nettest.NS) *node {
 	t.Helper()
 	n := &node{a: nettest.New(t), b: nettest.New(t), thread: NewThread()}
 	nettest.Join(t, append([]*nettest.NS{n.a, n.b}, more...)...)
@@ -59,7 +59,7 @@ func (n *node) closePod() {
 }
 
 // openCapture opens the node's programs, or takes over what was there.
-func (n *node) openCapture(t *testing.T) *bpf.Capture {
+func (n *node) openCapture(t testing.TB) *bpf.Capture {
 	t.Helper()
 	root, err := bpf.CgroupRoot("")
 	if err != nil {

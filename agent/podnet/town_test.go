@@ -26,7 +26,7 @@ const (
 	mptcpPort = 8081 // c's app on MPTCP sockets, as Go's own listeners are
 )
 
-func newTown(t *testing.T) *town {
+func newTown(t testing.TB) *town {
 	t.Helper()
 	n := &town{node: newNode(t)}
 	n.c = n.b // the second of the bridge, now a pod
@@ -47,7 +47,7 @@ func newTown(t *testing.T) *town {
 }
 
 // serveTruth makes c's app answer a line with what it sees of the connection.
-func (n *town) serveTruth(t *testing.T, port int, mptcp bool) {
+func (n *town) serveTruth(t testing.TB, port int, mptcp bool) {
 	n.c.Do(t, func() error {
 		var lc net.ListenConfig
 		lc.SetMultipathTCP(mptcp)
@@ -81,7 +81,7 @@ func tellTruth(c *net.TCPConn) {
 }
 
 // deliver serves a's outbound listeners as ztunnel does for pods of one node.
-func (n *town) deliver(t *testing.T) {
+func (n *town) deliver(t testing.TB) {
 	n.relays.serve(n.pod.Outbound, func(c *net.TCPConn) {
 		from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
@@ -142,7 +142,7 @@ func (n *town) kernelSource(t *testing.T, f family) (src netip.Addr) {
 	return src
 }
 
-func (n *node) count(t *testing.T) map[string]uint64 {
+func (n *node) count(t testing.TB) map[string]uint64 {
 	t.Helper()
 	c, err := n.capture.Counters()
 	if err != nil {
