@@ -33,7 +33,10 @@ func newEpoch() string {
 // assemble makes the parts and wires them together.
 func (c *Controller) assemble() error {
 	c.publisher = publish.New(c.epoch)
-	c.state = newState(c.publisher, c.authority, c.cfg)
+	var err error
+	if c.state, err = newState(c.publisher, c.authority, c.cfg); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
 	c.metrics = newMetrics(c)
 	c.reports = newPodReports()
 	attestor, waypoints := c.cfg.Attestor, c.cfg.Waypoints

@@ -1,11 +1,14 @@
 package controller
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/warren-mesh/warren/api/meshv1"
 	"github.com/warren-mesh/warren/api/resource"
@@ -20,7 +23,8 @@ import (
 // state is the compiled state: what the manifests said last that could be compiled.
 type state struct {
 	publisher *publish.Publisher
-	bundle    *meshv1.Resource
+	bundleKey string
+	bundle    []byte // the trust bundle's resource, marshalled
 	options   compile.Options
 	leaving   func() bool
 	log       *slog.Logger
@@ -31,14 +35,19 @@ type state struct {
 	bad    []string // rejected manifests, and why the newest state was not compiled
 }
 
-func newState(p *publish.Publisher, authority *ca.Authority, cfg Config) *state {
+func newState(p *publish.Publisher, authority *ca.Authority, cfg Config) (*state, error) {
 	bundle := &meshv1.TrustBundle{TrustDomain: cfg.TrustDomain}
 	for _, root := range authority.Roots() {
 		bundle.Roots = append(bundle.Roots, root.Raw)
 	}
-	s := &state{publisher: p, bundle: resource.Bundle(bundle), options: compile.Options{TrustDomain: cfg.TrustDomain, ClusterDomain: cfg.ClusterDomain, RootNamespace: cfg.RootNamespace}, leaving: cfg.Leaving, log: cfg.Log}
+	r := resource.Bundle(bundle)
+	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("trust bundle: %w", err)
+	}
+	s := &state{publisher: p, bundleKey: r.GetKey(), bundle: encoded, options: compile.Options{TrustDomain: cfg.TrustDomain, ClusterDomain: cfg.ClusterDomain, RootNamespace: cfg.RootNamespace}, leaving: cfg.Leaving, log: cfg.Log}
 	s.output = compile.Empty()
-	return s
+	return s, nil
 }
 
 // take compiles and publishes what the manifests say now. The directory that the CA asks knows a workload before an
@@ -53,7 +62,7 @@ func (s *state) take(r manifest.Result) {
 	}
 	options := s.options
 	options.Leaving = s.leaving()
-	out, err := compile.Compile(r.Objects, options)
+	out, err := s.compiled().Next(r.Objects, options)
 	if err != nil {
 		s.note(append(bad, err.Error()+"; what was published before stays in force"))
 		return
@@ -65,16 +74,11 @@ func (s *state) take(r manifest.Result) {
 	s.mu.Unlock()
 	defer s.markLeft(options.Leaving)
 
-	resources := maps.Clone(out.Resources)
-	resources[s.bundle.GetKey()] = s.bundle
+	encoded := maps.Clone(out.Encoded)
+	encoded[s.bundleKey] = s.bundle
 	before := s.publisher.Version()
-	version, err := s.publisher.Publish(resources, out.Audience, time.Now())
-	if err != nil {
-		s.note(append(bad, err.Error()))
-		return
-	}
-	if version != before {
-		s.log.Info("published", "version", version, "resources", len(resources), "ignored", len(r.Ignored), "took", time.Since(started))
+	if version := s.publisher.Publish(encoded, out.Audience, time.Now()); version != before {
+		s.log.Info("published", "version", version, "resources", len(encoded), "ignored", len(r.Ignored), "took", time.Since(started))
 	}
 }
 

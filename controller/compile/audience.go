@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -26,20 +27,32 @@ func audiences(resources map[string]*meshv1.Resource) map[string][]string {
 			out[key] = []string{Waypoints}
 		}
 	}
-	for _, r := range resources {
-		w := r.GetWorkload()
-		if w.GetNode() == "" {
-			continue
-		}
-		for _, name := range w.GetPolicies() {
-			if to, there := out["policy/"+name]; there { // else it was left out, and its workloads deny
-				out["policy/"+name] = append(to, Node(w.GetNode()))
-			}
+	for name, nodes := range nodesOf(resources) {
+		if to, there := out["policy/"+name]; there { // else it was left out, and its workloads deny
+			out["policy/"+name] = append(nodes, to...) // "node/" is before "waypoints"
 		}
 	}
-	for key, to := range out {
-		slices.Sort(to)
-		out[key] = slices.Compact(to)
+	return out
+}
+
+// nodesOf returns the audiences of the nodes whose workloads name a policy, sorted, by the policy's name.
+func nodesOf(resources map[string]*meshv1.Resource) map[string][]string {
+	on := make(map[string][]*meshv1.Workload)
+	for _, r := range resources {
+		if w := r.GetWorkload(); w.GetNode() != "" {
+			on[w.GetNode()] = append(on[w.GetNode()], w)
+		}
+	}
+	out := make(map[string][]string)
+	for _, node := range slices.Sorted(maps.Keys(on)) {
+		audience := Node(node)
+		for _, w := range on[node] {
+			for _, name := range w.GetPolicies() {
+				if to := out[name]; len(to) == 0 || to[len(to)-1] != audience {
+					out[name] = append(to, audience)
+				}
+			}
+		}
 	}
 	return out
 }

@@ -24,8 +24,8 @@ func (c *compiler) addAuthentications(out *Output) []Selection {
 		if sel.Targets != nil {
 			sel.Scope = "target"
 		}
-		for _, p := range c.pods {
-			if sel.Targets == nil && c.authzSelects(o, spec.Selector, p) {
+		if sel.Targets == nil {
+			for _, p := range c.authzSelected(o, spec.Selector) {
 				sel.UIDs = append(sel.UIDs, p.workload.GetUid())
 			}
 		}

@@ -35,6 +35,8 @@ const DefaultRootNamespace = "warren-system"
 type Output struct {
 	// Resources by key. They and everything below must not be changed.
 	Resources map[string]*meshv1.Resource
+	// Encoded is each of them, marshalled deterministically.
+	Encoded map[string][]byte
 	// Audience says whom a resource is for, by key: Waypoints and Nodes. One that is not in it is for everybody.
 	Audience map[string][]string
 	// Decoded is what an agent will make of Resources, version 0.
@@ -84,10 +86,11 @@ type compiler struct {
 	namespaces map[string]*manifest.Object
 	nodes      map[string]*manifest.Object
 	pods       []*pod
+	podsIn     map[string][]*pod // by namespace, in the order of pods
 	services   []*manifest.Object
 	slices     []*manifest.Object
 	authz      []*manifest.Object
-	peerAuth   []*manifest.Object
+	peerAuth   map[string][]*manifest.Object // by namespace, each older first
 	jwtAuth    []*manifest.Object
 	// gateways are waypoints, by name; waypoints is what the labels of namespaces, services and pods come to.
 	gateways  map[objectName]*manifest.Object
@@ -103,11 +106,18 @@ type compiler struct {
 // Compile compiles objects. Returns an error only if the result is not consistent after every conflict that is known
 // was resolved; the caller keeps what it had.
 func Compile(objects []*manifest.Object, opts Options) (*Output, error) {
+	return new(Output).Next(objects, opts)
+}
+
+// Next is Compile for who has an earlier output: the result is the same, and has in common with that what did not change,
+// which is not decoded again.
+func (o *Output) Next(objects []*manifest.Object, opts Options) (*Output, error) {
 	opts.ClusterDomain = cmp.Or(opts.ClusterDomain, "cluster.local")
 	opts.RootNamespace = cmp.Or(opts.RootNamespace, DefaultRootNamespace)
 	c := &compiler{
 		opts: opts, namespaces: make(map[string]*manifest.Object), nodes: make(map[string]*manifest.Object),
 		gateways: make(map[objectName]*manifest.Object), waypoints: make(map[*manifest.Object]waypoint),
+		podsIn: make(map[string][]*pod), peerAuth: make(map[string][]*manifest.Object),
 	}
 	c.sort(objects)
 	c.resolveAddressConflicts()
@@ -128,11 +138,13 @@ func Compile(objects []*manifest.Object, opts Options) (*Output, error) {
 	spreadEndpoints(out.Resources)
 	out.Audience = audiences(out.Resources)
 
-	decoded, err := resource.Decode("", 0, out.Resources)
+	var err error
+	if out.Encoded, err = encode(out.Resources, o); err == nil {
+		out.Decoded, err = o.Decoded.Next("", 0, out.Resources)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("compile manifests: %w", err)
 	}
-	out.Decoded = decoded
 	slices.Sort(c.problems)
 	out.Problems = slices.Compact(c.problems)
 	return out, nil
@@ -169,7 +181,7 @@ func (c *compiler) sort(objects []*manifest.Object) {
 		case manifest.KindAuthorizationPolicy:
 			c.authz = append(c.authz, o)
 		case manifest.KindPeerAuthentication:
-			c.peerAuth = append(c.peerAuth, o)
+			c.peerAuth[o.Namespace] = append(c.peerAuth[o.Namespace], o)
 		case manifest.KindRequestAuthentication:
 			c.jwtAuth = append(c.jwtAuth, o)
 		case manifest.KindGateway:
@@ -195,9 +207,13 @@ func (c *compiler) sort(objects []*manifest.Object) {
 // text; an object without a time is taken for the youngest, as it was not made by an API server.
 func older(a, b *manifest.Object) int {
 	const never = "~" // sorts after every digit
-	return cmp.Or(
-		cmp.Compare(cmp.Or(a.Meta.CreationTimestamp, never), cmp.Or(b.Meta.CreationTimestamp, never)),
-		cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	if a.Meta.CreationTimestamp != b.Meta.CreationTimestamp {
+		return cmp.Compare(cmp.Or(a.Meta.CreationTimestamp, never), cmp.Or(b.Meta.CreationTimestamp, never))
+	}
+	if a.Namespace != b.Namespace {
+		return cmp.Compare(a.Namespace, b.Namespace)
+	}
+	return cmp.Compare(a.Name, b.Name)
 }
 
 func (c *compiler) problem(o *manifest.Object, format string, args ...any) {

@@ -11,8 +11,8 @@ import (
 // where there is none.
 func (c *compiler) selectedEndpoints(o *manifest.Object, svc *manifest.Service) []*meshv1.Endpoint {
 	var out []*meshv1.Endpoint
-	for _, p := range c.pods {
-		if p.object.Namespace != o.Namespace || len(p.addrs) == 0 || !matches(svc.Selector, p.object.Meta.Labels) {
+	for _, p := range c.podsIn[o.Namespace] {
+		if len(p.addrs) == 0 || !matches(svc.Selector, p.object.Meta.Labels) {
 			continue
 		}
 		targets := c.targetPorts(o, svc, p)

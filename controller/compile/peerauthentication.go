@@ -30,11 +30,13 @@ func (c *compiler) applyPeerAuthentications() []Selection {
 		p.workload.Mtls = mtls
 	}
 	var all []Selection
-	for _, o := range c.peerAuth {
-		spec := o.Spec.(*v1alpha1.PeerAuthenticationSpec)
-		slices.Sort(selected[o])
-		all = append(all, Selection{Namespace: o.Namespace, Name: o.Name, Action: modeOf(spec.MTLS),
-			Scope: c.scope(o, spec.Selector), UIDs: selected[o]})
+	for _, of := range c.peerAuth {
+		for _, o := range of {
+			spec := o.Spec.(*v1alpha1.PeerAuthenticationSpec)
+			slices.Sort(selected[o])
+			all = append(all, Selection{Namespace: o.Namespace, Name: o.Name, Action: modeOf(spec.MTLS),
+				Scope: c.scope(o, spec.Selector), UIDs: selected[o]})
+		}
 	}
 	sortSelections(all)
 	return all
@@ -42,12 +44,13 @@ func (c *compiler) applyPeerAuthentications() []Selection {
 
 // peerAuthFor returns the oldest PeerAuthentication of a scope that applies to a pod, or nil.
 func (c *compiler) peerAuthFor(p *pod, scope string) *manifest.Object {
-	for _, o := range c.peerAuth { // older first
+	within := p.object.Namespace
+	if scope == "mesh" {
+		within = c.opts.RootNamespace
+	}
+	for _, o := range c.peerAuth[within] { // older first
 		spec := o.Spec.(*v1alpha1.PeerAuthenticationSpec)
-		if c.scope(o, spec.Selector) != scope || scope != "mesh" && o.Namespace != p.object.Namespace {
-			continue
-		}
-		if selects(spec.Selector, p.object.Meta.Labels) {
+		if c.scope(o, spec.Selector) == scope && selects(spec.Selector, p.object.Meta.Labels) {
 			return o
 		}
 	}

@@ -39,9 +39,10 @@ func (c *compiler) addPolicies(out *Output) []Selection {
 		if targets != nil {
 			sel.Scope = "target"
 		}
-		for _, p := range c.pods {
-			if targets == nil && c.authzSelects(o, spec.Selector, p) {
-				p.workload.Policies = append(p.workload.Policies, o.Namespace+"/"+o.Name)
+		if targets == nil {
+			name := sel.FullName()
+			for _, p := range c.authzSelected(o, spec.Selector) {
+				p.workload.Policies = append(p.workload.Policies, name)
 				sel.UIDs = append(sel.UIDs, p.workload.GetUid())
 			}
 		}
@@ -55,13 +56,20 @@ func (c *compiler) addPolicies(out *Output) []Selection {
 	return all
 }
 
-// authzSelects tells whether a policy selects a pod. As in Istio, a policy in the root namespace reaches every
+// authzSelected returns the pods that a policy selects. As in Istio, a policy in the root namespace reaches every
 // namespace, with or without a selector. Workloads outside the mesh enforce nothing and are not selected.
-func (c *compiler) authzSelects(o *manifest.Object, sel *v1alpha1.WorkloadSelector, p *pod) bool {
-	if !p.workload.GetEnrolled() || o.Namespace != c.opts.RootNamespace && o.Namespace != p.object.Namespace {
-		return false
+func (c *compiler) authzSelected(o *manifest.Object, sel *v1alpha1.WorkloadSelector) []*pod {
+	within := c.podsIn[o.Namespace]
+	if o.Namespace == c.opts.RootNamespace {
+		within = c.pods
 	}
-	return selects(sel, p.object.Meta.Labels)
+	var selected []*pod
+	for _, p := range within {
+		if p.workload.GetEnrolled() && selects(sel, p.object.Meta.Labels) {
+			selected = append(selected, p)
+		}
+	}
+	return selected
 }
 
 func sortSelections(all []Selection) {

@@ -132,13 +132,13 @@ func judgeWorkloads(sel *Selection, pods map[string]*pod) {
 				sel.Gateways = append(sel.Gateways, account)
 			}
 		}
-		if len(p.workload.GetThrough()) == 0 {
+		if sel.asksRequests && len(p.workload.GetThrough()) == 0 {
 			bare = append(bare, p.object.Namespace+"/"+p.object.Name)
 		}
 	}
 	slices.Sort(sel.Gateways)
 	sel.Gateways = slices.Compact(sel.Gateways)
-	if len(bare) == 0 || !sel.asksRequests {
+	if len(bare) == 0 {
 		return
 	}
 	slices.Sort(bare)

@@ -153,6 +153,9 @@ func (c *compiler) resolveAddressConflicts() {
 		kept = append(kept, p)
 	}
 	c.pods = kept
+	for _, p := range c.pods {
+		c.podsIn[p.object.Namespace] = append(c.podsIn[p.object.Namespace], p)
+	}
 }
 
 // going is 1 for a pod that is being deleted.

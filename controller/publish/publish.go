@@ -13,14 +13,9 @@ package publish
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
-
-	"google.golang.org/protobuf/proto"
-
-	"github.com/warren-mesh/warren/api/meshv1"
 )
 
 const (
@@ -89,26 +84,16 @@ func (p *Publisher) Version() uint64 {
 	return p.now.version
 }
 
-// Publish makes resources the newest version, unless they are what that is already. A resource without an entry in
-// audience is for everybody; one with an empty entry for nobody. It returns the newest version. Callers must not change
-// what they gave any more. Returns an error, and changes nothing, if a resource cannot be marshalled.
-func (p *Publisher) Publish(
-	resources map[string]*meshv1.Resource, audience map[string][]string, compiled time.Time,
-) (uint64, error) {
-	next := &content{compiled: compiled, encoded: make(map[string][]byte, len(resources))}
-	next.audience = sortedAudiences(audience)
-	for key, r := range resources {
-		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
-		if err != nil {
-			return 0, fmt.Errorf("publish resource %s: %w", key, err)
-		}
-		next.encoded[key] = b
-	}
+// Publish makes resources, marshalled deterministically and by key, the newest version, unless they are what that is
+// already. A resource without an entry in audience is for everybody; one with an empty entry for nobody. It returns the
+// newest version. Callers must not change what they gave any more.
+func (p *Publisher) Publish(encoded map[string][]byte, audience map[string][]string, compiled time.Time) uint64 {
+	next := &content{compiled: compiled, encoded: encoded, audience: sortedAudiences(audience)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	keys := diff(p.now, next)
 	if len(keys) == 0 && p.now.version > 0 {
-		return p.now.version, nil
+		return p.now.version
 	}
 	next.version = p.now.version + 1
 	p.now = next
@@ -118,7 +103,7 @@ func (p *Publisher) Publish(
 	p.cacheSize = 0
 	close(p.changed)
 	p.changed = make(chan struct{})
-	return next.version, nil
+	return next.version
 }
 
 // remember adds a version to the history, which forgets the oldest ones beyond its bounds.

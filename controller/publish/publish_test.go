@@ -33,13 +33,22 @@ func world(names ...string) map[string]*meshv1.Resource {
 	return out
 }
 
+func encode(t testing.TB, resources map[string]*meshv1.Resource) map[string][]byte {
+	t.Helper()
+	out := make(map[string][]byte, len(resources))
+	for key, r := range resources {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[key] = b
+	}
+	return out
+}
+
 func publish(t *testing.T, p *Publisher, names ...string) uint64 {
 	t.Helper()
-	v, err := p.Publish(world(names...), nil, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return p.Publish(encode(t, world(names...)), nil, time.Now())
 }
 
 // text writes an update as "base→version +set -removed".
