@@ -97,6 +97,10 @@ bench-smoke: ## the same in its smallest form, under a minute: fails if anything
 bench-waypoint: ## measure requests and calls through a waypoint, beside direct and Envoy, under three minutes on an idle machine (root)
 	go run ./bench/waypoint $(BENCH)
 
+.PHONY: bench-controller
+bench-controller: ## measure the controller with 10,000 pods and 1,000 agents, five minutes on an idle machine (BENCH)
+	go run ./bench/controller $(BENCH)
+
 .PHONY: microbench
 microbench: ## measure decisions, routes, frames and the copy loop, for benchstat (BENCHTIME, COUNT)
 	go test -run '^$$' -bench . -benchmem -benchtime $(or $(BENCHTIME),100ms) -count $(or $(COUNT),1) \

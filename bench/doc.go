@@ -12,7 +12,9 @@
 //	bench/mesh      connections: bare TCP, Warren in all its ways, nginx, HAProxy, Envoy and Istio's ztunnel beside it
 //	bench/waypoint  requests and calls through a waypoint: HTTP/1.1 and gRPC, Envoy with the same routes beside it
 //
-// What they share, from the outside in:
+// bench/controller runs the controller alone, with a thousand agents that acknowledge what it tells them.
+//
+// What the first two share, from the outside in:
 //
 //	scene    a lab of this tree's binaries, servers in its pods
 //	peers    pairs of others' proxies, with keys of a CA for this run

@@ -1,7 +1,7 @@
 // Package ztunnel carries the connections of one node's pods. Read it in the order a connection travels:
 //
 //	outbound.go   a pod's app dialled: what did it want, who is it, where to, by which way
-//	route.go      service address → endpoint (affinity.go: the one that this client had)
+//	route.go      service address → endpoint (reach.go: which there are; affinity.go: the one that this client had)
 //	tunnel.go     the pooled, mutually authenticated way to a peer (wire format: ./hbone)
 //	inbound.go    a peer, or a client without identity, wants a pod's app: who, may it, reach the app
 //	copy.go       bytes, FIN and RST both ways

@@ -28,7 +28,7 @@ func main() {
 func command() *cobra.Command {
 	cfg := controller.Config{Version: version.String()}
 	var k controller.Kubernetes
-	var level, format string
+	var level, format, profiles string
 	var inCluster bool
 	cmd := &cobra.Command{
 		Use: "controller", Short: "Tell every node's agent what the mesh looks like", Args: cobra.NoArgs,
@@ -37,14 +37,7 @@ func command() *cobra.Command {
 			if cfg.Log, err = logging.New(os.Stderr, level, format); err != nil {
 				return err
 			}
-			if inCluster {
-				return controller.RunOnKubernetes(cmd.Context(), cfg, k)
-			}
-			c, err := controller.New(cfg)
-			if err != nil {
-				return err
-			}
-			return c.Run(cmd.Context())
+			return profiled(profiles, func() error { return run(cmd.Context(), cfg, k, inCluster) })
 		},
 	}
 	flags(cmd.Flags(), &cfg)
@@ -53,6 +46,7 @@ func command() *cobra.Command {
 	cmd.Flags().BoolVar(&inCluster, "kubernetes", false, "read the mesh from the API server instead of manifests")
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	cmd.Flags().StringVar(&format, "log-format", "text", "text or json")
+	cmd.Flags().StringVar(&profiles, "profile-dir", "", "serve CPU and heap profiles on a unix socket <pid>.sock in this folder, to root (default: none)")
 	cmd.AddCommand(tokenCommand(), leaveCommand())
 	return cmd
 }

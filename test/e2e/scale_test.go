@@ -25,9 +25,9 @@ import (
 
 	"github.com/warren-mesh/warren/ca"
 	"github.com/warren-mesh/warren/deploy"
+	crowds "github.com/warren-mesh/warren/internal/crowd"
 	"github.com/warren-mesh/warren/test/e2e/cluster"
 	"github.com/warren-mesh/warren/test/e2e/mesh"
-	"github.com/warren-mesh/warren/test/e2e/scale"
 )
 
 // The size that docs/performance.md states; WARREN_SCALE=<nodes>x<pods> is another.
@@ -108,7 +108,7 @@ type scaleRun struct {
 	controller  *exec.Cmd
 	metrics     string
 	rest        *rest.Config
-	crowd       *scale.Crowd
+	crowd       *crowds.Crowd
 	since       time.Time
 	cpu         time.Duration
 	updates     uint64
@@ -192,7 +192,7 @@ func (s *scaleRun) start() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.crowd = &scale.Crowd{Authority: authority, Dial: s.rest.Dial, Address: net.JoinHostPort(address, "15012")}
+	s.crowd = crowds.New(authority, s.rest.Dial, net.JoinHostPort(address, "15012"))
 	s.since = time.Now()
 }
 
