@@ -246,6 +246,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	group.Go(func() error { return a.manager.Run(gctx) })
 	group.Go(func() error { return a.feed.Run(gctx) })
+	group.Go(func() error { return a.observer.Run(gctx) })
 	group.Go(func() error { return a.enroller.Run(gctx) })
 	group.Go(func() error { return admin.Serve(gctx, socket, a.admin) })
 	group.Go(func() error { return a.serveMetrics(gctx) })

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 var malformedIDs = []string{
@@ -101,4 +103,19 @@ func FuzzParseID(f *testing.F) {
 			t.Fatalf("ParseAgent(%q) = %+v", s, agent)
 		}
 	})
+}
+
+// TestTrustDomainsAreCheckedAsSPIFFESays: by what go-spiffe says of every byte and some shapes; empty labels are ours to refuse.
+func TestTrustDomainsAreCheckedAsSPIFFESays(t *testing.T) {
+	names := []string{"", "cluster.local", "a_b-c.d", "spiffe://a", "a/b", "a:1", "a@b", "Ab", "ä", strings.Repeat("a", 255), strings.Repeat("a", 256)}
+	for b := range 256 {
+		names = append(names, string([]byte{byte(b)}), string([]byte{'a', byte(b), 'z'}))
+	}
+	for _, name := range names {
+		td, err := spiffeid.TrustDomainFromString(name)
+		want := err == nil && td.Name() == name && len(name) <= 255 && !strings.Contains("."+name+".", "..")
+		if got := checkTrustDomain(name) == nil; got != want {
+			t.Errorf("trust domain %q is taken: %t, want %t (%v)", name, got, want, err)
+		}
+	}
 }

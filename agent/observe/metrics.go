@@ -63,15 +63,12 @@ func (m *metrics) seriesOf(k kind) *series {
 		in:          m.bytes.WithLabelValues(reporter, "in", security),
 		out:         m.bytes.WithLabelValues(reporter, "out", security),
 	}
-	for i, name := range phaseNames {
+	for i, name := range [len(s.phases)]string{"capture", "route", "connect", "tls", "authorize", "app"} { // as observe has them
 		s.phases[i] = m.phases.WithLabelValues(reporter, name)
 	}
 	m.known.Store(k, s)
 	return s
 }
-
-// phaseNames are the label's values, in the order of ztunnel.Phases.
-var phaseNames = [6]string{"capture", "route", "connect", "tls", "authorize", "app"}
 
 func (m *metrics) observe(r *ztunnel.Record) {
 	s := m.seriesOf(kind{r.Reporter, r.Verdict, r.Reason, r.Security})

@@ -5,6 +5,7 @@ package observe
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -13,18 +14,64 @@ import (
 	"github.com/warren-mesh/warren/ztunnel"
 )
 
+// maxUnwritten is how many lines may wait to be written. Whoever comes then writes its own.
+const maxUnwritten = 1024
+
 // Observer receives every connection's record. Its methods may be called from any goroutine.
 type Observer struct {
 	node    string
 	log     *slog.Logger
 	metrics *metrics
 	flows   *flowlog.Log
+
+	mu      sync.RWMutex
+	writing bool           // Run takes lines
+	lines   chan *recorded // those that wait for it
 }
 
 // New returns an observer for a node, whose metrics it registers.
 func New(node string, log *slog.Logger, reg prometheus.Registerer) *Observer {
 	m := newMetrics(reg)
-	return &Observer{node: node, log: log, metrics: m, flows: flowlog.New(m.lost.Inc)}
+	return &Observer{node: node, log: log, metrics: m, flows: flowlog.New(m.lost.Inc), lines: make(chan *recorded, maxUnwritten)}
+}
+
+// Run writes the lines of connections until ctx ends, so that they do not pay for that; without it each writes its own. It
+// returns when all that were given to it are written.
+func (o *Observer) Run(ctx context.Context) error {
+	o.setWriting(true)
+	for {
+		select {
+		case line := <-o.lines:
+			o.write(&line.record)
+		case <-ctx.Done():
+			o.setWriting(false) // from here on nothing is put into lines
+			for len(o.lines) > 0 {
+				o.write(&(<-o.lines).record)
+			}
+			return nil
+		}
+	}
+}
+
+func (o *Observer) setWriting(on bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.writing = on
+}
+
+// leave gives a line to Run, and tells whether it takes it.
+func (o *Observer) leave(line *recorded) bool {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	if !o.writing {
+		return false
+	}
+	select {
+	case o.lines <- line:
+		return true
+	default:
+		return false
+	}
 }
 
 // Flows are those of the connections that ended, and what follows them.
@@ -39,8 +86,11 @@ func (o *Observer) Sink(r ztunnel.Record) {
 		return
 	}
 	o.metrics.observe(&r)
-	o.write(&r)
-	o.flows.AddSource(&recorded{o.node, r})
+	ended := &recorded{o.node, r}
+	o.flows.AddSource(ended)
+	if !o.leave(ended) {
+		o.write(&r)
+	}
 }
 
 // recorded is a record whose flow is made when somebody asks for it.
@@ -52,8 +102,13 @@ type recorded struct {
 // Flow makes it.
 func (r *recorded) Flow() *adminv1.Flow { return FlowOf(r.node, r.record) }
 
-// write logs an ended connection. Keys are the same everywhere; values that a peer chose are quoted by slog.
+// write logs an ended connection, as of when it ended. Keys are the same everywhere; values that a peer chose are quoted by
+// slog.
 func (o *Observer) write(r *ztunnel.Record) {
+	ctx, handler := context.Background(), o.log.Handler()
+	if !handler.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
 	attrs := make([]slog.Attr, 0, 16)
 	attrs = append(attrs,
 		slog.String("id", r.ID), slog.String("reporter", string(r.Reporter)),
@@ -69,7 +124,9 @@ func (o *Observer) write(r *ztunnel.Record) {
 			attrs = append(attrs, more)
 		}
 	}
-	o.log.LogAttrs(context.Background(), slog.LevelInfo, "connection", attrs...)
+	line := slog.NewRecord(r.End, slog.LevelInfo, "connection", 0)
+	line.AddAttrs(attrs...)
+	_ = handler.Handle(ctx, line) // as slog's own methods do: there is nowhere to say it
 }
 
 // verdictOf is a record's verdict, which says of what was forwarded whether a rule has it audited.

@@ -2,10 +2,12 @@ package observe
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,4 +80,48 @@ func TestFollowersSeeConnectionsOpenAndEndAndTheSlowOnesAreCounted(t *testing.T)
 	if lost := testutil.ToFloat64(o.metrics.lost); lost != 5 {
 		t.Errorf("%v flows counted as lost, want 5", lost)
 	}
+}
+
+// TestNoLineIsLostWhenWritingEnds: lines that were left to Run are written before it returns, and those that come later by
+// whoever brings them.
+func TestNoLineIsLostWhenWritingEnds(t *testing.T) {
+	var out lockedBuffer
+	o := New("n1", slog.New(slog.NewTextHandler(&out, nil)), prometheus.NewRegistry())
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- o.Run(ctx) }()
+	const writers, each = 8, 2 * maxUnwritten
+	var all sync.WaitGroup
+	for range writers {
+		all.Go(func() {
+			for i := range each {
+				if i == each/2 {
+					stop()
+				}
+				o.Sink(ztunnel.Record{ID: "x", Start: time.Unix(1, 0), End: time.Unix(2, 0)})
+			}
+		})
+	}
+	all.Wait()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(out.String(), "msg=connection"); n != writers*each {
+		t.Errorf("%d lines of %d were written", n, writers*each)
+	}
+	if at := "time=" + time.Unix(2, 0).Format("2006-01-02T15:04:05"); !strings.HasPrefix(out.String(), at) {
+		t.Errorf("the first line does not say when its connection ended: %.80s", out.String())
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
 }

@@ -77,7 +77,8 @@ func (s *stock) refill(ctx context.Context, n int) error {
 
 // socket makes one socket on the thread, in the pod's namespace.
 func (s *stock) socket() (*net.TCPConn, error) {
-	fd, err := unix.Socket(s.domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	// Blocking until FileConn makes it not: package os would have the poller watch the fd that is closed at once.
+	fd, err := unix.Socket(s.domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return nil, fmt.Errorf("make socket: %w", err)
 	}
