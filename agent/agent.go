@@ -173,6 +173,7 @@ func (a *Agent) dataPath() error {
 		return err
 	}
 	a.capture = capture
+	a.logOthers()
 	if a.direct, err = direct.New(capture, a.cfg.Log); err != nil {
 		return err
 	}

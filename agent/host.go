@@ -136,6 +136,10 @@ func (a *Agent) hostProblems() (out []*adminv1.Problem) {
 			add(adminv1.Problem_WARNING, "CNI chain", st.Text, "install a CNI plug-in on the node; ours goes after it")
 		}
 	}
+	if text := othersText(a.others()); text != "" {
+		add(adminv1.Problem_WARNING, "cgroup hooks", text, "one that runs first may put another address in place of a service's, whose rules are then lost; "+
+			"find its owner on the node: bpftool cgroup show /sys/fs/cgroup")
+	}
 	a.host.mu.Lock()
 	defer a.host.mu.Unlock()
 	if a.host.kubelet != nil {

@@ -26,7 +26,7 @@ var hooks = map[string]ebpf.AttachType{
 func (c *Capture) attachHook(cgroup, linkDir, name string) error {
 	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: hooks[name], Program: c.progs.Programs[name]})
 	if err != nil {
-		return fmt.Errorf("attach %s to %s: %w", name, cgroup, err)
+		return fmt.Errorf("attach %s to %s: %w", name, cgroup, besideWhom(cgroup, err))
 	}
 	defer l.Close()
 	if err := l.Pin(filepath.Join(linkDir, name)); err != nil {
