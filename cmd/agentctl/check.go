@@ -124,6 +124,7 @@ func (a *app) meshChecks(cmd *cobra.Command) []section {
 	}
 	sections = append(sections, pods...)
 	sections = append(sections, a.waypointChecks(cmd.Context())...)
+	sections = append(sections, a.clusterConflicts(cmd.Context())...)
 	return append(sections, podChecks(status), kernelChecks(status), problemChecks(status))
 }
 

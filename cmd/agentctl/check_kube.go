@@ -97,7 +97,7 @@ func clusterChecks(c *cluster.Cluster, f *cluster.Facts) []section {
 	api.expect("no newer CRDs are there", checkFail, "use the agentctl of the version that installed them", newerCRDs(f)...)
 	api.expect("agents' pods are admitted", checkFail,
 		fmt.Sprintf("kubectl label --overwrite namespace %s pod-security.kubernetes.io/enforce=privileged", c.Namespace), restricted(c, f)...)
-	return []section{api, gatewayChecks(f.GatewayAPI), nodeChecks(f.Nodes), conflictChecks(f)}
+	return []section{api, gatewayChecks(f.GatewayAPI), nodeChecks(f.Nodes), conflictChecks(f.Conflicts)}
 }
 
 func oldKubernetes(f *cluster.Facts) []string {
@@ -173,51 +173,4 @@ func nodeChecks(nodes []corev1.Node) section {
 			return "it is " + i.ContainerRuntimeVersion
 		})...)
 	return s
-}
-
-// conflictChecks looks for what else takes hold of connections. Whoever does so first wins.
-func conflictChecks(f *cluster.Facts) section {
-	s := section{Name: "kubernetes-conflicts"}
-	s.expect("Cilium leaves sockets alone", checkFail,
-		"set in Cilium: socketLB.hostNamespaceOnly=true (with kube-proxy replacement), or socketLB.enabled=false; and cni.exclusive=false",
-		ciliumConflicts(f.Cilium)...)
-	var calico []string
-	if f.CalicoBPF != "" {
-		calico = []string{f.CalicoBPF}
-	}
-	s.expect("Calico's data plane is not eBPF", checkFail,
-		"set spec.bpfConnectTimeLoadBalancing to Disabled and bpfEnabled to false in FelixConfiguration default, or linuxDataplane: Iptables in Installation default",
-		calico...)
-	s.expect("no other mesh captures pods", checkWarn, "a namespace may be in one mesh only: take its pods out of the other first", otherMeshes(f.DaemonSets)...)
-	s.expect("DNS is not looked up through a node's cache", checkOK, "",
-		daemonSets(f.DaemonSets, "node-local-dns", " runs: lookups over TCP go through it uncaptured; that is fine")...)
-	return s
-}
-
-func ciliumConflicts(config map[string]string) (found []string) {
-	on := func(key string) bool { return strings.EqualFold(config[key], "true") || config[key] == "strict" }
-	socketLB := on("bpf-lb-sock") || on("kube-proxy-replacement") || on("enable-host-reachable-services")
-	if socketLB && !on("bpf-lb-sock-hostns-only") {
-		found = append(found, "its socket load balancing rewrites connect() in pods before Warren sees the service's address "+
-			"(bpf-lb-sock-hostns-only is not true)")
-	}
-	if on("cni-exclusive") {
-		found = append(found, "cni-exclusive is true: it removes every other plug-in from the CNI chain")
-	}
-	return found
-}
-
-func otherMeshes(sets []string) (found []string) {
-	found = append(found, daemonSets(sets, "ztunnel", ": Istio ambient")...)
-	found = append(found, daemonSets(sets, "istio-cni-node", ": Istio's CNI plug-in")...)
-	return append(found, daemonSets(sets, "linkerd-cni", ": Linkerd's CNI plug-in")...)
-}
-
-func daemonSets(sets []string, name, text string) (found []string) {
-	for _, s := range sets {
-		if _, n, _ := strings.Cut(s, "/"); n == name {
-			found = append(found, "DaemonSet "+s+text)
-		}
-	}
-	return found
 }

@@ -43,13 +43,6 @@ func TestWhatIsWrongWithAClusterIsFound(t *testing.T) {
 		{"the nodes are linux on amd64 or arm64", "windows/amd64", checkWarn, node(func(i *corev1.NodeSystemInfo) { i.OperatingSystem, i.KernelVersion = "windows", "10.0.1" })},
 		{"the nodes are linux on amd64 or arm64", "linux/s390x", checkWarn, node(func(i *corev1.NodeSystemInfo) { i.Architecture = "s390x" })},
 		{"the container runtime is containerd or CRI-O", "docker://28", checkWarn, node(func(i *corev1.NodeSystemInfo) { i.ContainerRuntimeVersion = "docker://28" })},
-		{"Cilium leaves sockets alone", "bpf-lb-sock-hostns-only", checkFail, func(f *cluster.Facts) { f.Cilium = map[string]string{"kube-proxy-replacement": "true"} }},
-		{"Cilium leaves sockets alone", "cni-exclusive", checkFail, func(f *cluster.Facts) { f.Cilium = map[string]string{"cni-exclusive": "true"} }},
-		{"", "", checkOK, func(f *cluster.Facts) {
-			f.Cilium = map[string]string{"bpf-lb-sock": "true", "bpf-lb-sock-hostns-only": "true", "cni-exclusive": "false"}
-		}},
-		{"Calico's data plane is not eBPF", "bpfEnabled", checkFail, func(f *cluster.Facts) { f.CalicoBPF = "felixconfigurations default: spec.bpfEnabled is true" }},
-		{"no other mesh captures pods", "istio-system/ztunnel", checkWarn, func(f *cluster.Facts) { f.DaemonSets = []string{"istio-system/ztunnel", "kube-system/x"} }},
 	} {
 		f := &cluster.Facts{Version: &version.Info{Major: "1", Minor: "34", GitVersion: "v1.34.4"}, Nodes: []corev1.Node{goodNode(func(*corev1.NodeSystemInfo) {})}}
 		c.spoil(f)

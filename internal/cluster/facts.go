@@ -3,13 +3,11 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 )
 
@@ -21,12 +19,8 @@ type Facts struct {
 	CRDs    []CRD
 	// Denied are rights that installing needs and the user lacks: "create clusterroles.rbac.authorization.k8s.io".
 	Denied []string
-	// Cilium is kube-system/cilium-config; nil if there is none.
-	Cilium map[string]string
-	// CalicoBPF says what turns Calico's eBPF data plane on; empty if nothing does.
-	CalicoBPF string
-	// DaemonSets are "namespace/name" of all.
-	DaemonSets []string
+	// Conflicts is what else may take hold of pods' connections.
+	Conflicts Conflicts
 	// NamespaceLevel is what Pod Security Admission enforces in an existing namespace of Warren; ok if it exists.
 	NamespaceLevel  string
 	NamespaceExists bool
@@ -42,12 +36,15 @@ func (c *Cluster) Look(ctx context.Context) (*Facts, error) {
 	if f.Version, err = c.Client.Discovery().ServerVersion(); err != nil {
 		return nil, fmt.Errorf("%s at %s does not answer: %w", c, c.Host, err)
 	}
-	steps := []func(context.Context, *Facts) error{c.lookNodes, c.lookCRDs, c.lookRights, c.lookCilium, c.lookCalico, c.lookDaemonSets, c.lookNamespace, c.lookGatewayAPI}
+	steps := []func(context.Context, *Facts) error{c.lookNodes, c.lookCRDs, c.lookRights, c.lookNamespace, c.lookGatewayAPI}
 	for _, step := range steps {
 		if err := step(ctx, f); err != nil {
 			f.Unread = append(f.Unread, err.Error())
 		}
 	}
+	var unread []string
+	f.Conflicts, unread = c.Conflicts(ctx)
+	f.Unread = append(f.Unread, unread...)
 	return f, nil
 }
 
@@ -117,42 +114,6 @@ func deniedText(verb string, r right, namespace string) string {
 	return text
 }
 
-func (c *Cluster) lookCilium(ctx context.Context, f *Facts) error {
-	config, err := c.Client.CoreV1().ConfigMaps("kube-system").Get(ctx, "cilium-config", metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read ConfigMap kube-system/cilium-config: %w", err)
-	}
-	f.Cilium = config.Data
-	return nil
-}
-
-// lookCalico reads the two places where Calico is told which data plane to use: its own resource, and the operator's.
-func (c *Cluster) lookCalico(ctx context.Context, f *Facts) error {
-	for _, at := range []struct {
-		gvr  schema.GroupVersionResource
-		path []string
-		is   string
-	}{
-		{schema.GroupVersionResource{Group: "crd.projectcalico.org", Version: "v1", Resource: "felixconfigurations"}, []string{"spec", "bpfEnabled"}, "true"},
-		{schema.GroupVersionResource{Group: "operator.tigera.io", Version: "v1", Resource: "installations"}, []string{"spec", "calicoNetwork", "linuxDataplane"}, "BPF"},
-	} {
-		o, err := c.Dynamic.Resource(at.gvr).Get(ctx, "default", metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("read %s default: %w", at.gvr.Resource, err)
-		}
-		if fmt.Sprint(dig(o.Object, at.path...)) == at.is {
-			f.CalicoBPF = fmt.Sprintf("%s default: %s is %s", at.gvr.Resource, strings.Join(at.path, "."), at.is)
-		}
-	}
-	return nil
-}
-
 func dig(o any, path ...string) any {
 	for _, p := range path {
 		m, ok := o.(map[string]any)
@@ -162,24 +123,6 @@ func dig(o any, path ...string) any {
 		o = m[p]
 	}
 	return o
-}
-
-func (c *Cluster) lookDaemonSets(ctx context.Context, f *Facts) error {
-	list, err := c.Client.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("list DaemonSets: %w", err)
-	}
-	for _, ds := range list.Items {
-		f.DaemonSets = append(f.DaemonSets, ds.Namespace+"/"+ds.Name)
-		for _, ct := range ds.Spec.Template.Spec.Containers {
-			for _, e := range ct.Env {
-				if e.Name == "FELIX_BPFENABLED" && strings.EqualFold(e.Value, "true") {
-					f.CalicoBPF = fmt.Sprintf("DaemonSet %s/%s: FELIX_BPFENABLED is true", ds.Namespace, ds.Name)
-				}
-			}
-		}
-	}
-	return nil
 }
 
 func (c *Cluster) lookNamespace(ctx context.Context, f *Facts) error {
