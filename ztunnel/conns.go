@@ -49,6 +49,14 @@ type conn struct {
 	dead bool // kill was called, or would have been
 }
 
+// newConn returns a connection that begins now. Its parts are set one by one: a whole record would lie on the stack of a
+// goroutine that the connection lives in.
+func newConn(pod *Pod, id string, reporter Reporter) *conn {
+	k := &conn{pod: pod}
+	k.record.ID, k.record.Reporter, k.record.Start = id, reporter, time.Now()
+	return k
+}
+
 // register makes a connection known before it is decided, so that no change of policy can fall between.
 // It returns false if the node is at its limit, or the pod at its share.
 func (c *conns) register(k *conn) bool {

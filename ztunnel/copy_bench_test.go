@@ -11,8 +11,8 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/hbone"
 )
 
-// link is both ends of a loopback connection.
-func link(t testing.TB) (a, b *net.TCPConn) {
+// loop is both ends of a loopback connection.
+func loop(t testing.TB) (a, b *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -34,7 +34,7 @@ func link(t testing.TB) (a, b *net.TCPConn) {
 // streams returns both ends of a tunnel's stream, without TLS.
 func streams(t testing.TB) (client, server tunnelled) {
 	t.Helper()
-	c, s := link(t)
+	c, s := loop(t)
 	accepted, over, served := make(chan *hbone.Stream, 1), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(served)
@@ -64,13 +64,13 @@ func streams(t testing.TB) (client, server tunnelled) {
 func BenchmarkCopyLoop(b *testing.B) {
 	for _, size := range []int{1 << 10, 64 << 10} {
 		b.Run(fmt.Sprintf("way=local/bytes=%d", size), func(b *testing.B) {
-			app, near := link(b)
-			far, server := link(b)
+			app, near := loop(b)
+			far, server := loop(b)
 			pump(b, app, server, size, [2]duplex{near, far})
 		})
 		b.Run(fmt.Sprintf("way=tunnel/bytes=%d", size), func(b *testing.B) {
-			app, near := link(b)
-			far, server := link(b)
+			app, near := loop(b)
+			far, server := loop(b)
 			out, in := streams(b)
 			pump(b, app, server, size, [2]duplex{near, out}, [2]duplex{in, far})
 		})

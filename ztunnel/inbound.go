@@ -42,25 +42,30 @@ func (p *Proxy) plaintext(ctx context.Context, pod *Pod, client *net.TCPConn) {
 		client.Close()
 		return
 	}
-	k := &conn{pod: pod, record: Record{ID: hbone.NewTraceID(), Reporter: Inbound, Start: time.Now()}}
+	k := newConn(pod, hbone.NewTraceID(), Inbound)
 	k.onKill(func() { reset(client) })
 	a := arrival{client: peer.Addr(client.RemoteAddr()), app: peer.Addr(client.LocalAddr()), security: Plaintext}
 	defer p.conns.release(k)
 	app, release, f := p.admit(ctx, k, a)
 	if f == nil {
-		defer release()
-		p.forward(k, client, app, func() { reset(app) })
+		p.forward(k, client, &link{server: app, kill: func() { reset(app) }, ends: []func(){release}})
 	}
 	p.finish(k, client, f)
 }
 
 // deliverLocal hands a connection to a pod of this node. The kernel vouches for the client: its socket is in
 // the network namespace of the pod whose listener accepted it.
-func (p *Proxy) deliverLocal(ctx context.Context, out *conn, client *net.TCPConn, h hop, to *Pod) *failure {
+func (p *Proxy) deliverLocal(ctx context.Context, out *conn, client *net.TCPConn, h hop, to *Pod) (l *link, f *failure) {
 	src := out.record.Src
-	in := &conn{pod: to, record: Record{ID: out.record.ID, Reporter: Inbound, Start: out.record.Start}}
+	in := newConn(to, out.record.ID, Inbound)
+	in.record.Start = out.record.Start
 	in.onKill(func() { reset(client) })
-	defer p.conns.release(in)
+	forget := func() { p.conns.release(in) }
+	defer func() {
+		if l == nil {
+			forget()
+		}
+	}()
 	out.set(func(r *Record) { r.Security = SameNode })
 	app, release, f := p.admit(ctx, in, arrival{client: src.Addr, src: src.ID, app: h.addr, security: SameNode})
 	admitted := in.snapshot() // a change of policy may be ending it meanwhile
@@ -71,16 +76,11 @@ func (p *Proxy) deliverLocal(ctx context.Context, out *conn, client *net.TCPConn
 	if f != nil {
 		in.onKill(nil) // the client is out's, which may have another endpoint to try
 		in.end(f.reason, f.verdict, "", f.detail())
-		in.set(func(r *Record) { r.End = time.Now() })
-		p.cfg.Sink(in.snapshot())
-		return f
+		p.ended(in)
+		return nil, f
 	}
-	defer release()
 	out.permit()
-	p.forward(out, client, app, func() { reset(app) }, in)
-	in.set(func(r *Record) { r.End = time.Now() })
-	p.cfg.Sink(in.snapshot())
-	return nil
+	return &link{server: app, kill: func() { reset(app) }, also: in, ends: []func(){forget, release, func() { p.ended(in) }}}, nil
 }
 
 // admit registers the arrival, decides it and reaches the app. Nothing is dialled without a permit.
@@ -242,7 +242,8 @@ type inboundTunnel struct {
 // serve serves one stream: target → decide → reach the app → 200 → forward.
 func (t *inboundTunnel) serve(ctx context.Context, in *hbone.Inbound) {
 	p, req := t.proxy, in.Request()
-	k := &conn{pod: t.pod, via: t.via, record: Record{ID: req.TraceID(), Reporter: Inbound, Start: time.Now()}}
+	k := newConn(t.pod, req.TraceID(), Inbound)
+	k.via = t.via
 	defer p.conns.release(k)
 	k.onKill(func() { in.Refuse(503, "") })
 	app, release, f := t.admit(ctx, k, req)
@@ -250,11 +251,9 @@ func (t *inboundTunnel) serve(ctx context.Context, in *hbone.Inbound) {
 		in.RefuseBy(statusOf(f), string(f.reason), k.refusedBy(f))
 		k.end(f.reason, f.verdict, "", f.detail())
 	} else {
-		defer release()
-		t.forward(k, in, app)
+		t.forward(k, in, app, release)
 	}
-	k.set(func(r *Record) { r.End = time.Now() })
-	p.cfg.Sink(k.snapshot())
+	p.ended(k)
 }
 
 func (t *inboundTunnel) admit(ctx context.Context, k *conn, req hbone.Request) (*net.TCPConn, func(), *failure) {
@@ -278,14 +277,15 @@ func (t *inboundTunnel) admit(ctx context.Context, k *conn, req hbone.Request) (
 	})
 }
 
-func (t *inboundTunnel) forward(k *conn, in *hbone.Inbound, app *net.TCPConn) {
+func (t *inboundTunnel) forward(k *conn, in *hbone.Inbound, app *net.TCPConn, release func()) {
 	stream, err := in.Accept(hbone.Answer{})
 	if err != nil {
 		reset(app)
+		release()
 		k.end(ReasonTunnel, Failed, "", err.Error())
 		return
 	}
-	t.proxy.forward(k, tunnelled{stream}, app, func() { reset(app); stream.Reset(hbone.CodeConnect) })
+	t.proxy.forward(k, tunnelled{stream}, &link{server: app, kill: func() { reset(app); stream.Reset(hbone.CodeConnect) }, ends: []func(){release}})
 }
 
 // refusedBy names what refused a connection, for the peer: nothing if it was let in and failed after that.
@@ -293,7 +293,9 @@ func (k *conn) refusedBy(f *failure) string {
 	if f.verdict != Denied {
 		return ""
 	}
-	return k.snapshot().Rule
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.record.Rule
 }
 
 // statusOf is the answer that a peer's ztunnel understands, Istio's included.

@@ -36,16 +36,20 @@ func (f *failure) detail() string {
 // outbound serves one connection that a pod's app made: origin → source → route → forward.
 func (p *Proxy) outbound(ctx context.Context, pod *Pod, client *net.TCPConn) {
 	from := peer.Addr(client.RemoteAddr())
-	k := &conn{pod: pod, record: Record{ID: hbone.NewTraceID(), Reporter: Outbound, Start: time.Now()}}
+	k := newConn(pod, hbone.NewTraceID(), Outbound)
 	k.record.Src.Addr = from
 	k.onKill(func() { reset(client) })
 
+	var l *link
 	var f *failure
 	if !p.conns.register(k) {
 		f = fail(ReasonOverload, fmt.Errorf("%d connections are open", p.cfg.MaxConns))
 	} else {
 		defer p.conns.release(k)
-		f = p.carry(ctx, k, client)
+		l, f = p.carry(ctx, k, client)
+	}
+	if l != nil {
+		p.forward(k, client, l)
 	}
 	p.finish(k, client, f)
 }
@@ -56,27 +60,25 @@ func (p *Proxy) finish(k *conn, client *net.TCPConn, f *failure) {
 		reset(client)
 		k.end(f.reason, f.verdict, "", f.detail())
 	}
-	k.set(func(r *Record) { r.End = time.Now() })
-	p.cfg.Sink(k.snapshot())
+	p.ended(k)
 }
 
-// carry takes the connection to where its client wanted it. A nil failure means that it was forwarded and
-// has ended.
-func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failure {
+// carry reaches what the client wanted. It returns a link or a failure.
+func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) (*link, *failure) {
 	dst, ago, err := k.pod.Sockets.OriginalDst(k.record.Src.Addr)
 	if err != nil {
-		return fail(ReasonNotCaptured, err)
+		return nil, fail(ReasonNotCaptured, err)
 	}
 	start := time.Now()
 	generation := p.direct.generation() // before the world that a permit will follow from
 	world := p.cfg.World.Load()
 	self := world.Mesh.Workload(k.pod.UID)
 	if self == nil {
-		return fail(ReasonUnknownSource, nil)
+		return nil, fail(ReasonUnknownSource, nil)
 	}
 	id, err := idOf(self)
 	if err != nil {
-		return fail(ReasonUnknownSource, err)
+		return nil, fail(ReasonUnknownSource, err)
 	}
 	way, missing := p.find(world.Mesh, self, dst)
 	k.permit = func() { p.direct.permit(world, k.pod, dst, generation) }
@@ -93,40 +95,50 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) *failur
 		r.Waypoint = way.waypoint
 	})
 	if missing != "" {
-		return fail(missing, p.explain(world.Mesh, &way, missing, dst))
+		return nil, fail(missing, p.explain(world.Mesh, &way, missing, dst))
 	}
+	var l *link
 	var f *failure
 	for i, h := range way.hops {
 		if i > 0 {
 			p.affinities.move(&way, h.addr, time.Now())
 		}
-		if f = p.tryBy(ctx, k, client, world.Mesh, h); f == nil || !f.retry {
+		if l, f = p.tryBy(ctx, k, client, world.Mesh, h); f == nil || !f.retry {
 			break
 		}
 	}
-	return f
+	return l, f
 }
 
-// try forwards by one hop. A failure that may be retried happened before any byte of the client was read.
-func (p *Proxy) try(ctx context.Context, k *conn, client *net.TCPConn, h hop) *failure {
+// try reaches one hop. A failure that may be retried happened before any byte of the client was read.
+func (p *Proxy) try(ctx context.Context, k *conn, client *net.TCPConn, h hop) (l *link, f *failure) {
 	k.set(func(r *Record) { r.Dst = Party{Addr: h.addr, Workload: h.workload} })
 	p.loads.add(h.addr, 1)
-	defer p.loads.add(h.addr, -1)
+	unload := func() { p.loads.add(h.addr, -1) }
+	defer func() {
+		if l == nil {
+			unload()
+		}
+	}()
 	switch {
 	case h.workload == nil || !h.workload.Tunnelled():
-		return p.passthrough(ctx, k, client, h)
+		l, f = p.passthrough(ctx, k, h)
 	case h.workload.Node == p.cfg.Node && !p.cfg.EncryptSameNode && p.local(h.workload.UID) != nil:
-		return p.deliverLocal(ctx, k, client, h, p.local(h.workload.UID))
+		l, f = p.deliverLocal(ctx, k, client, h, p.local(h.workload.UID))
 	default:
-		return p.throughTunnel(ctx, k, client, h)
+		l, f = p.throughTunnel(ctx, k, h)
 	}
+	if l != nil {
+		l.ends = append(l.ends, unload)
+	}
+	return l, f
 }
 
 // passthrough connects to what is not in the mesh, as the app itself would have.
-func (p *Proxy) passthrough(ctx context.Context, k *conn, client *net.TCPConn, h hop) *failure {
+func (p *Proxy) passthrough(ctx context.Context, k *conn, h hop) (*link, *failure) {
 	k.set(func(r *Record) { r.Security = Plaintext })
 	if h.workload == nil && p.departed.has(h.addr.Addr(), time.Now()) {
-		return &failure{reason: ReasonDeparted, verdict: Failed, retry: true}
+		return nil, &failure{reason: ReasonDeparted, verdict: Failed, retry: true}
 	}
 	dctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // as long as the app's own SYNs would go on
 	defer cancel()
@@ -134,24 +146,23 @@ func (p *Proxy) passthrough(ctx context.Context, k *conn, client *net.TCPConn, h
 	server, err := k.pod.Sockets.Dial(dctx, k.record.Src.Addr.Addr(), h.addr)
 	k.set(func(r *Record) { r.Phases.Connect += time.Since(start) })
 	if err != nil {
-		return dialFailure(err)
+		return nil, dialFailure(err)
 	}
-	p.forward(k, client, server, func() { reset(server) })
-	return nil
+	return &link{server: server, kill: func() { reset(server) }}, nil
 }
 
 // throughTunnel sends the connection to the destination's node, proving who the client is.
-func (p *Proxy) throughTunnel(ctx context.Context, k *conn, client *net.TCPConn, h hop) *failure {
+func (p *Proxy) throughTunnel(ctx context.Context, k *conn, h hop) (*link, *failure) {
 	dstID, err := idOf(h.workload)
 	if err != nil {
-		return fail(ReasonUnknownTarget, err)
+		return nil, fail(ReasonUnknownTarget, err)
 	}
 	k.set(func(r *Record) { r.Security = MutualTLS })
 	dctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
 	src := k.record.Src
 	if _, err := p.cfg.Certs.Get(dctx, src.ID); err != nil {
-		return certFailure(err)
+		return nil, certFailure(err)
 	}
 	key := tunnelKey{pod: k.pod.UID, src: src.ID, dst: dstID, from: sourceFor(src.Addr.Addr(), h.addr.Addr()), to: h.addr.Addr()}
 	stream, took, err := p.pool.connect(dctx, key, hbone.Request{
@@ -169,12 +180,11 @@ func (p *Proxy) throughTunnel(ctx context.Context, k *conn, client *net.TCPConn,
 		if f.reason == ReasonPeerDenied {
 			k.nameRule(err)
 		}
-		return f
+		return nil, f
 	}
 	k.carriedBy(viaOf(stream.LocalAddr(), stream.RemoteAddr()))
 	k.set(func(r *Record) { r.Dst.ID = dstID })
-	p.forward(k, client, tunnelled{stream}, func() { stream.Reset(hbone.CodeConnect) })
-	return nil
+	return &link{server: tunnelled{stream}, kill: func() { stream.Reset(hbone.CodeConnect) }}, nil
 }
 
 // nameRule notes which rule refused a connection at its destination, if that says so. Only it knows: a node has the

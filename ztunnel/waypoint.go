@@ -35,24 +35,25 @@ func (p *Proxy) toWaypoint(m *mesh.Snapshot, way route, client *mesh.Workload, n
 	return way, ""
 }
 
-// tryBy forwards to an endpoint by its waypoint, if it has one and the service that was dialled has none: the endpoint
+// tryBy reaches an endpoint by its waypoint, if it has one and the service that was dialled has none: the endpoint
 // takes connections from there only.
-func (p *Proxy) tryBy(ctx context.Context, k *conn, client *net.TCPConn, m *mesh.Snapshot, h hop) *failure {
+func (p *Proxy) tryBy(ctx context.Context, k *conn, client *net.TCPConn, m *mesh.Snapshot, h hop) (*link, *failure) {
 	if h.asked.IsValid() || h.workload == nil || h.workload.Waypoint == "" || h.workload.Gateway != "" {
 		return p.try(ctx, k, client, h)
 	}
 	way, missing := p.toWaypoint(m, route{}, k.record.Src.Workload, h.workload.Waypoint, h.addr)
 	if missing != "" {
-		return fail(missing, p.explain(m, &way, missing, h.addr))
+		return nil, fail(missing, p.explain(m, &way, missing, h.addr))
 	}
 	k.set(func(r *Record) { r.Waypoint = way.waypoint })
+	var l *link
 	var f *failure
 	for _, h := range way.hops[:min(len(way.hops), maxAttempts)] {
-		if f = p.try(ctx, k, client, h); f == nil || !f.retry {
+		if l, f = p.try(ctx, k, client, h); f == nil || !f.retry {
 			break
 		}
 	}
-	return f
+	return l, f
 }
 
 // explainWaypoint says in words why no waypoint takes a connection.
