@@ -127,7 +127,7 @@ fuzz: ## run every fuzz target on FUZZTIME inputs (default 10000x)
 
 .PHONY: race
 race: ## the tests with the race detector, agents and controller included; agents carry all that `go test` has the kernel connect
-	WARREN_CARRY_SAME_NODE=1 CGO_ENABLED=1 go test -race -timeout 25m -skip '$(RACE_SKIP)' $(or $(RACE),./...)
+	WARREN_CARRY_SAME_NODE=1 CGO_ENABLED=1 go test -race -timeout 25m -skip '$(RACE_SKIP)' $(or $(RACE),$(shell go list ./... | grep -v /bench/waypoint$$))
 
 .PHONY: kernel-test
 kernel-test: ## the capture tests on Debian's 6.1 kernel, under QEMU
