@@ -226,6 +226,28 @@ func (l life) noAPIServer() {
 	after := l.leader(60 * time.Second)
 	l.t.Logf("the leader was %s, and is %s", leader.Name, after.Name)
 	l.awaitWhole(60 * time.Second)
+	l.awaitKubernetes()
 	l.fresh()
 	l.compare("no API server, and one again", all, from)
+}
+
+// awaitKubernetes waits until Kubernetes' own controllers make pods again. While there is no API server each of those in
+// the chain asks less and less often, up to once a minute.
+func (l life) awaitKubernetes() {
+	l.t.Helper()
+	start := time.Now()
+	l.Kubectl("scale", "--namespace", outMesh, "deployment/server", "--replicas=3")
+	mesh.Await(l.t, "a new pod of a deployment has a node", 4*time.Minute, func() error {
+		placed := 0
+		for _, p := range l.pods(outMesh, "app=server") {
+			if p.Spec.NodeName != "" {
+				placed++
+			}
+		}
+		if placed < 3 {
+			return fmt.Errorf("%d of 3 have one", placed)
+		}
+		return nil
+	})
+	l.t.Logf("Kubernetes' controllers act again after %s", time.Since(start).Round(100*time.Millisecond))
 }
