@@ -48,7 +48,7 @@ func (l life) startLoads() loads {
 			}
 		}
 	}
-	await(l.t, "every load is served", 10*time.Second, func() error {
+	await(l.t, "every load is served", 30*time.Second, func() error {
 		for _, one := range all {
 			if one.tally().ok == 0 {
 				return fmt.Errorf("%s: %s", one.name, one.lastError())
