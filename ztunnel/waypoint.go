@@ -48,7 +48,7 @@ func (p *Proxy) tryBy(ctx context.Context, k *conn, client *net.TCPConn, m *mesh
 	k.set(func(r *Record) { r.Waypoint = way.waypoint })
 	var l *link
 	var f *failure
-	for _, h := range way.hops[:min(len(way.hops), maxAttempts)] {
+	for _, h := range way.hops {
 		if l, f = p.try(ctx, k, client, h); f == nil || !f.retry {
 			break
 		}

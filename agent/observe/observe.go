@@ -85,11 +85,11 @@ func (o *Observer) Sink(r ztunnel.Record) {
 		}
 		return
 	}
-	o.metrics.observe(&r)
 	ended := &recorded{o.node, r}
+	o.metrics.observe(&ended.record)
 	o.flows.AddSource(ended)
 	if !o.leave(ended) {
-		o.write(&r)
+		o.write(&ended.record)
 	}
 }
 

@@ -27,12 +27,12 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 // is called by that one.
 func (s *Stream) Forward(w io.Writer, count func(int)) (readErr, writeErr error) {
 	r := &s.recv
-	direct := newSink(w, count)
+	socket := newSink(w, count)
 	var taken []*chunk
 	var vector net.Buffers
 	for {
 		r.mu.Lock()
-		r.sink = direct
+		r.sink = socket
 		err := r.wait()
 		r.sink = nil
 		if err != nil {
@@ -42,9 +42,9 @@ func (s *Stream) Forward(w io.Writer, count func(int)) (readErr, writeErr error)
 			}
 			return err, nil
 		}
-		if direct != nil && direct.err != nil {
+		if socket != nil && socket.err != nil {
 			r.mu.Unlock()
-			return nil, direct.err
+			return nil, socket.err
 		}
 		taken = append(taken[:0], r.chunks[:min(len(r.chunks), maxGather)]...)
 		r.chunks = r.chunks[:copy(r.chunks, r.chunks[len(taken):])]

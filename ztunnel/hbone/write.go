@@ -67,22 +67,15 @@ func (c *conn) flushLoop() {
 // flush writes what waits in the control buffer.
 func (c *conn) flush() {
 	c.writer.wmu.Lock()
-	defer c.releaseSocket()
-	c.writeSocket(c.takeControl())
+	c.releaseSocket()
 }
 
-// releaseSocket ends a turn at the socket's write side, after it has written what others left meanwhile, who did not wait
-// for it. The caller holds wmu.
+// releaseSocket ends a turn at the socket's write side, after it has written what waits in the control buffer: what others
+// left meanwhile, who did not wait for it. The caller holds wmu.
 func (c *conn) releaseSocket() {
 	w := &c.writer
 	for range maxRounds {
-		for range maxRounds {
-			left := c.takeControl()
-			if len(left) == 0 {
-				break
-			}
-			c.writeSocket(left)
-		}
+		c.writeSocket(c.takeControl())
 		w.wmu.Unlock()
 		// Who left something since has found wmu taken.
 		if !w.waits() || !w.wmu.TryLock() {
@@ -107,8 +100,7 @@ func (c *conn) tryFlush() {
 		c.kickFlusher()
 		return
 	}
-	defer c.releaseSocket()
-	c.writeSocket(c.takeControl())
+	c.releaseSocket()
 }
 
 func (c *conn) kickFlusher() {
