@@ -20,13 +20,13 @@ func TestHowADirectConnectionEndsIsInItsRecord(t *testing.T) {
 	const port = 9000
 	script := make(chan func(*net.TCPConn), 1)
 	serve(t, m.Pod("shop/pay").NS, port, func(c *net.TCPConn) {
-		_, _ = c.Write([]byte{'!'})
+		readAll := func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }
 		select {
-		case f := <-script:
-			f(c)
+		case readAll = <-script:
 		default:
-			_, _ = io.Copy(io.Discard, c)
 		}
+		_, _ = c.Write([]byte{'!'}) // last: who has heard it leaves the next script to others
+		readAll(c)
 		c.Close()
 	})
 	reset := func(c *net.TCPConn) { _ = c.SetLinger(0); c.Close() }
