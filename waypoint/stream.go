@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/waypoint/coalesce"
 	"github.com/warren-mesh/warren/waypoint/exchange"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
 )
@@ -43,8 +45,24 @@ type clientConn struct {
 	// decide says whether the connection may go on, by the world as it is then; nil for what is decided by the request.
 	decide func(*exchange.World) bool
 
-	once sync.Once
-	done chan struct{} // closed when nobody uses the stream any more
+	written bool             // something was, by who serves the connection
+	late    *coalesce.Writer // what HTTP/2 is written through
+	once    sync.Once
+	done    chan struct{} // closed when nobody uses the stream any more
+}
+
+// Write writes an answer of HTTP/1, which is one write, at once, and HTTP/2's frames as they come together.
+func (c *clientConn) Write(b []byte) (int, error) {
+	if !c.written {
+		c.written = true
+		if !bytes.HasPrefix(b, []byte("HTTP/")) {
+			c.late = coalesce.NewWriter(c.Conn)
+		}
+	}
+	if c.late == nil {
+		return c.Conn.Write(b)
+	}
+	return c.late.Write(b)
 }
 
 // Close ends the connection as close(2) ends one of TCP: what was written is followed by an end. Whoever accepted the
@@ -52,6 +70,10 @@ type clientConn struct {
 func (c *clientConn) Close() error {
 	var err error
 	c.once.Do(func() {
+		if c.late != nil {
+			_ = c.stream.SetWriteDeadline(time.Now().Add(lingerTime))
+			_ = c.late.Flush() // a stream that failed says so again
+		}
 		err = c.stream.CloseWrite()
 		_ = c.stream.SetReadDeadline(time.Unix(1, 0)) // who reads is to stop; it does not fail
 		close(c.done)

@@ -39,6 +39,7 @@ func rules() []Rule {
 		{Of: "route"},
 		{Of: "waypoint", May: []string{"./mesh", "./identity", "./policy", "./route", "./ztunnel/hbone", "./ztunnel/peer", "./api", "./agent/feed", "./agent/relay", "./internal/flowlog", "./internal/meshview", grpcLib, protobuf, prom, xsys, xsync, "golang.org/x/net", "golang.org/x/time"}},
 		{Of: "waypoint/exchange", May: []string{"./mesh", "./identity", "./policy", "./route"}},
+		{Of: "waypoint/coalesce"},
 		{Of: "waypoint/authn", May: []string{"./policy", "./waypoint/keyset", "github.com/go-jose/go-jose"}},
 		{Of: "waypoint/keyset", May: []string{"github.com/go-jose/go-jose"}},
 		{Of: "waypoint/extauthz", May: []string{"./identity", "./policy", "./route", "./waypoint/exchange", "./waypoint/proxy", grpcLib, protobuf, "github.com/envoyproxy/go-control-plane", "google.golang.org/genproto"}},

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/warren-mesh/warren/waypoint/coalesce"
 	"github.com/warren-mesh/warren/waypoint/exchange"
 )
 
@@ -73,6 +74,7 @@ type wire struct {
 	pool          *pool
 	client        atomic.Pointer[http.ClientConn] // nil until it is one
 	read, written atomic.Int64
+	late          *coalesce.Writer // what HTTP/2 is written through, nil for HTTP/1
 	settled       atomic.Bool
 	once          sync.Once
 	closed        chan struct{}
@@ -89,8 +91,13 @@ func (w *wire) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write counts.
+// Write counts, before a byte is on its way.
 func (w *wire) Write(b []byte) (int, error) {
+	if w.late != nil {
+		n, err := w.late.Write(b)
+		w.written.Add(int64(n))
+		return n, err
+	}
 	n, err := w.Conn.Write(b)
 	w.written.Add(int64(n))
 	return n, err
@@ -123,6 +130,9 @@ type wires struct {
 // wrap counts a connection as open.
 func (ws *wires) wrap(nc net.Conn, p *pool) *wire {
 	w := &wire{Conn: nc, pool: p, closed: make(chan struct{})}
+	if p.dialer.http2 {
+		w.late = coalesce.NewWriter(nc)
+	}
 	ws.mu.Lock()
 	ws.open[w] = struct{}{}
 	ws.mu.Unlock()
