@@ -232,7 +232,7 @@ func (a *Agent) enforce(_ context.Context, s *feed.State) error {
 }
 
 // Run serves until ctx ends, and on until the connections that are open then have ended, at most for the drain
-// timeout. Pods stay captured.
+// timeout. Pods stay captured, and what they dial waits for the next agent.
 func (a *Agent) Run(ctx context.Context) error {
 	socket, err := admin.Listen(a.cfg.Socket)
 	if err != nil {
@@ -261,6 +261,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	go func() {
 		a.linger(ctx, gctx)
+		a.hold()
 		stop()
 	}()
 	a.cfg.Log.Info("agent serves", "node", a.cfg.Node, "version", a.cfg.Version, "socket", a.cfg.Socket, "controller", a.cfg.Controller)

@@ -5,6 +5,13 @@ import (
 	"time"
 )
 
+// holdTime is how long what pods dial waits for the next agent: longer than a node takes to replace one whose image it has.
+const holdTime = 30 * time.Second
+
+// settleTime is how long connections that the kernel has accepted may take to be accepted here: a listener that is closed
+// resets them.
+const settleTime = 50 * time.Millisecond
+
 // lastGrace is what connections get that were made while the agent lingered. It is short because the pods of the node
 // cannot connect meanwhile.
 const lastGrace = 250 * time.Millisecond
@@ -33,4 +40,16 @@ func (a *Agent) linger(stop, ended context.Context) {
 		case <-look.C:
 		}
 	}
+}
+
+// hold has what pods dial from now on wait for the next agent, unless the mesh leaves this node.
+func (a *Agent) hold() {
+	if a.leaving() {
+		return
+	}
+	if err := a.capture.Hold(holdTime); err != nil {
+		a.cfg.Log.Warn("connections are refused until the next agent serves", "err", err)
+		return
+	}
+	time.Sleep(settleTime)
 }

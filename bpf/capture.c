@@ -10,6 +10,7 @@
  *   kubelet.h                    (in established and steer) let the kubelet's probes through to the app
  *   names.h     getpeername4/6   tell each app its true peer, accept() included
  *               getsockname4/6   tell a client its own address, never loopback
+ *   hold.h      hold             (egress, between two agents only) let a new connection wait for the next agent
  *   here        sendmsg4/6       count datagrams, which are not captured
  *
  * capture.h is what the Go side shares, maps.h the maps, addr.h the one form of an address, ends.h of a connection.
@@ -34,6 +35,7 @@
 #include "include/outbound.h"
 #include "include/inbound.h"
 #include "include/names.h"
+#include "include/hold.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -3,7 +3,8 @@
 //
 // A pod is captured through a [Slot]. Its whole life is three states: pending (every connection is refused) is
 // written first, enrolled (ztunnel serves) last, unmanaged when it leaves. Maps and links are pinned, so a pod
-// stays captured while no agent runs, and then its connections are refused (or pass, if its namespace says so).
+// stays captured while no agent runs, and then its connections are refused (or pass, if its namespace says so). [Capture.Hold]
+// has them wait for the next agent for a while.
 //
 // The minimum kernel is 5.15.
 package bpf
@@ -40,6 +41,7 @@ type Config struct {
 type Capture struct {
 	log    *slog.Logger
 	dir    string // PinDir/abiVersion
+	cgroup string // the hierarchy's root
 	lock   *os.File
 	spec   *ebpf.CollectionSpec
 	progs  *ebpf.Collection
@@ -71,7 +73,7 @@ func Open(cfg Config) (*Capture, error) {
 		return nil, err
 	}
 	c := &Capture{
-		log: cfg.Log, lock: lock, dir: filepath.Join(cfg.PinDir, abiVersion),
+		log: cfg.Log, lock: lock, dir: filepath.Join(cfg.PinDir, abiVersion), cgroup: cfg.CgroupRoot,
 		slots: map[uint64]*Slot{}, used: map[uint32]bool{},
 	}
 	if err := c.load(cfg); err != nil {
@@ -174,7 +176,7 @@ func (c *Capture) takeOver(cfg Config) error {
 // isShared tells a map of ours from the sections that hold a program's own variables.
 func isShared(mapName string) bool { return mapName[0] != '.' }
 
-// loadPrograms loads everything but steer, which is loaded once a pod, with `pinned` in place of new maps.
+// loadPrograms loads everything but steer, which is loaded once a pod, and hold, with `pinned` in place of new maps.
 func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
 	progs, err := c.loadCollection(pinned, true)
 	if err != nil {
@@ -209,6 +211,7 @@ func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
 func (c *Capture) loadCollection(pinned map[string]*ebpf.Map, readsTasks bool) (*ebpf.Collection, error) {
 	spec := c.spec.Copy()
 	delete(spec.Programs, "steer")
+	delete(spec.Programs, holdProgram)
 	if !readsTasks {
 		if err := spec.Variables["reads_tasks"].Set(uint32(0)); err != nil {
 			return nil, err

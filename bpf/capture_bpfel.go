@@ -210,12 +210,14 @@ const (
 	captureProgGetpeername6    = "getpeername6"
 	captureProgGetsockname4    = "getsockname4"
 	captureProgGetsockname6    = "getsockname6"
+	captureProgHold            = "hold"
 	captureProgSendmsg4        = "sendmsg4"
 	captureProgSendmsg6        = "sendmsg6"
 	captureProgSteer           = "steer"
 	captureVarCaptureReasonBtf = "capture_reason_btf"
 	captureVarDirectEventBtf   = "direct_event_btf"
 	captureVarDirectKindBtf    = "direct_kind_btf"
+	captureVarHoldUntil        = "hold_until"
 	captureVarListenerRoleBtf  = "listener_role_btf"
 	captureVarPodStateBtf      = "pod_state_btf"
 	captureVarReadsTasks       = "reads_tasks"
@@ -271,6 +273,7 @@ type captureProgramSpecs struct {
 	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
 	Getsockname4 *ebpf.ProgramSpec `ebpf:"getsockname4"`
 	Getsockname6 *ebpf.ProgramSpec `ebpf:"getsockname6"`
+	Hold         *ebpf.ProgramSpec `ebpf:"hold"`
 	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
 	Steer        *ebpf.ProgramSpec `ebpf:"steer"`
@@ -305,6 +308,7 @@ type captureVariableSpecs struct {
 	CaptureReasonBtf *ebpf.VariableSpec `ebpf:"capture_reason_btf"`
 	DirectEventBtf   *ebpf.VariableSpec `ebpf:"direct_event_btf"`
 	DirectKindBtf    *ebpf.VariableSpec `ebpf:"direct_kind_btf"`
+	HoldUntil        *ebpf.VariableSpec `ebpf:"hold_until"`
 	ListenerRoleBtf  *ebpf.VariableSpec `ebpf:"listener_role_btf"`
 	PodStateBtf      *ebpf.VariableSpec `ebpf:"pod_state_btf"`
 	ReadsTasks       *ebpf.VariableSpec `ebpf:"reads_tasks"`
@@ -377,6 +381,7 @@ type captureVariables struct {
 	CaptureReasonBtf *ebpf.Variable `ebpf:"capture_reason_btf"`
 	DirectEventBtf   *ebpf.Variable `ebpf:"direct_event_btf"`
 	DirectKindBtf    *ebpf.Variable `ebpf:"direct_kind_btf"`
+	HoldUntil        *ebpf.Variable `ebpf:"hold_until"`
 	ListenerRoleBtf  *ebpf.Variable `ebpf:"listener_role_btf"`
 	PodStateBtf      *ebpf.Variable `ebpf:"pod_state_btf"`
 	ReadsTasks       *ebpf.Variable `ebpf:"reads_tasks"`
@@ -394,6 +399,7 @@ type capturePrograms struct {
 	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
 	Getsockname4 *ebpf.Program `ebpf:"getsockname4"`
 	Getsockname6 *ebpf.Program `ebpf:"getsockname6"`
+	Hold         *ebpf.Program `ebpf:"hold"`
 	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
 	Steer        *ebpf.Program `ebpf:"steer"`
@@ -408,6 +414,7 @@ func (p *capturePrograms) Close() error {
 		p.Getpeername6,
 		p.Getsockname4,
 		p.Getsockname6,
+		p.Hold,
 		p.Sendmsg4,
 		p.Sendmsg6,
 		p.Steer,

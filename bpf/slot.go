@@ -196,6 +196,14 @@ func (s *Slot) listenerKey(role Role, v6 bool) uint32 {
 	return key
 }
 
+// OutPorts returns where the pod's connections are turned to, IPv4 and IPv6, 0 if nowhere: of a pod that is taken over, the
+// ports of the earlier agent's listeners, to which connections may be on their way.
+func (s *Slot) OutPorts() (v4, v6 uint16) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.value.OutPort4, s.value.OutPort6
+}
+
 // Enroll opens the way, both directions at once: it is the last write. The ports are those of the outbound
 // listeners on loopback, 0 if there is none of the family.
 func (s *Slot) Enroll(outPort4, outPort6 uint16) error {
@@ -248,17 +256,25 @@ func (s *Slot) clear() error {
 	for a := range s.addrs {
 		gone(s.c.maps.OwnAddrs.Delete(captureOwnAddr{Slot: s.index, Ip: words(a)}))
 	}
-	for _, role := range []Role{Outbound, Plaintext, Tunnel} {
-		for _, v6 := range []bool{false, true} {
-			if e := s.c.maps.Listeners.Delete(s.listenerKey(role, v6)); !errors.Is(e, unix.EINVAL) {
-				gone(e)
-			}
-		}
-	}
+	gone(s.dropListeners())
 	if err != nil {
 		return fmt.Errorf("release capture slot %d: %w", s.index, err)
 	}
 	return nil
+}
+
+// dropListeners has the slot's listeners get no connection any more. It is no error if there are none.
+func (s *Slot) dropListeners() error {
+	var errs []error
+	for _, role := range []Role{Outbound, Plaintext, Tunnel} {
+		for _, v6 := range []bool{false, true} {
+			err := s.c.maps.Listeners.Delete(s.listenerKey(role, v6))
+			if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, ebpf.ErrKeyNotExist) { // a sockmap says EINVAL
+				errs = append(errs, fmt.Errorf("drop listener: %w", err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // adoptSlots finds what an earlier agent left.

@@ -20,6 +20,7 @@ type failure struct {
 	verdict Verdict
 	err     error
 	retry   bool // another endpoint may do better
+	away    bool // nobody takes tunnels there: that node's agent is being replaced
 }
 
 func fail(reason Reason, err error) *failure {
@@ -97,17 +98,48 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) (*link,
 	if missing != "" {
 		return nil, fail(missing, p.explain(world.Mesh, &way, missing, dst))
 	}
-	var l *link
-	var f *failure
-	for i, h := range way.hops {
-		if i > 0 {
-			p.affinities.move(&way, h.addr, time.Now())
+	for patience := start.Add(maxAway); ; {
+		l, f, away := p.tryAll(ctx, k, client, world.Mesh, &way)
+		if !away || time.Now().After(patience) {
+			return l, f
 		}
-		if l, f = p.tryBy(ctx, k, client, world.Mesh, h); f == nil || !f.retry {
-			break
+		if !pause(ctx, awayPause) {
+			return l, f
 		}
 	}
-	return l, f
+}
+
+// pause waits, and tells whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+const (
+	// maxAway is how long a connection waits for the agent of a node that has none, as the node's own pods do: it is being
+	// replaced, and who is dialled has lost nothing but that.
+	maxAway   = 4 * time.Second
+	awayPause = 100 * time.Millisecond
+)
+
+// tryAll tries one hop after the other. Away tells that none was reached, and one of them for want of an agent alone.
+func (p *Proxy) tryAll(ctx context.Context, k *conn, client *net.TCPConn, m *mesh.Snapshot, way *route) (l *link, f *failure, away bool) {
+	for i, h := range way.hops {
+		if i > 0 {
+			p.affinities.move(way, h.addr, time.Now())
+		}
+		if l, f = p.tryBy(ctx, k, client, m, h); f == nil || !f.retry {
+			return l, f, false
+		}
+		away = away || f.away
+	}
+	return l, f, away
 }
 
 // try reaches one hop. A failure that may be retried happened before any byte of the client was read.
@@ -177,6 +209,7 @@ func (p *Proxy) throughTunnel(ctx context.Context, k *conn, h hop) (*link, *fail
 	})
 	if err != nil {
 		f := tunnelFailure(err)
+		f.away = f.away && h.workload.Gateway == "" // a waypoint has no agent to wait for
 		if f.reason == ReasonPeerDenied {
 			k.nameRule(err)
 		}
@@ -242,7 +275,9 @@ func tunnelFailure(err error) *failure {
 	var dialErr *net.OpError
 	// The pool's dial has the same time as this attempt, which began first: so it is the attempt's end that shows.
 	if errors.Is(err, errDial) || errors.As(err, &dialErr) || errors.Is(err, context.DeadlineExceeded) {
-		return dialFailure(err)
+		f := dialFailure(err)
+		f.away = f.reason == ReasonConnectRefused
+		return f
 	}
 	return &failure{reason: ReasonTunnel, verdict: Failed, err: err, retry: true}
 }

@@ -131,7 +131,7 @@ func (e *Enroller) Run(ctx context.Context) error {
 	tick := time.NewTicker(rescan)
 	defer tick.Stop()
 	defer e.closeAll()
-	first := true
+	first, held, since := true, true, time.Now()
 	for {
 		changed := e.cfg.World.Changed()
 		e.forgetGone()
@@ -142,6 +142,9 @@ func (e *Enroller) Run(ctx context.Context) error {
 			if err := e.retain(); err != nil {
 				e.cfg.Log.Warn("stale captures remain", "err", err)
 			}
+		}
+		if held {
+			held = !e.unhold(since)
 		}
 		select {
 		case <-ctx.Done():

@@ -169,27 +169,27 @@ func netnsCookie() (uint64, error) {
 	return cookie, nil
 }
 
-// listen opens one listener for each role and family on a free port of loopback, which only the kernel's
-// steering reaches. A pod without IPv6 has none of that family.
+// listen opens one listener for each role and family on a port of loopback, which only the kernel's steering reaches. A pod
+// without IPv6 has none of that family.
 func (p *Pod) listen(ctx context.Context) error {
-	roles := []struct {
-		role bpf.Role
-		into *[]net.Listener
-	}{{bpf.Outbound, &p.Outbound}, {bpf.Plaintext, &p.Plaintext}, {bpf.Tunnel, &p.Tunnel}}
-	for _, r := range roles {
-		for _, family := range []struct {
-			network, addr string
-			v6            bool
-		}{{"tcp4", "127.0.0.1:0", false}, {"tcp6", "[::1]:0", true}} {
-			l, err := p.listenOne(ctx, family.network, family.addr)
-			if family.v6 && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
+	port4, port6 := p.slot.OutPorts()
+	loopback4 := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	for _, r := range []struct {
+		role         bpf.Role
+		port4, port6 uint16 // to be had again if they are free
+		into         *[]net.Listener
+	}{{bpf.Outbound, port4, port6, &p.Outbound}, {bpf.Plaintext, 0, 0, &p.Plaintext}, {bpf.Tunnel, 0, 0, &p.Tunnel}} {
+		for _, at := range []netip.AddrPort{netip.AddrPortFrom(loopback4, r.port4), netip.AddrPortFrom(netip.IPv6Loopback(), r.port6)} {
+			v6 := at.Addr().Is6()
+			l, err := p.listenAt(ctx, at)
+			if v6 && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
 				continue
 			}
 			if err != nil {
 				return fmt.Errorf("listen in pod: %w", err)
 			}
 			*r.into = append(*r.into, l)
-			if err := control(l, func(fd int) error { return p.slot.Listen(r.role, fd, family.v6) }); err != nil {
+			if err := control(l, func(fd int) error { return p.slot.Listen(r.role, fd, v6) }); err != nil {
 				return err
 			}
 		}
@@ -197,11 +197,24 @@ func (p *Pod) listen(ctx context.Context) error {
 	return nil
 }
 
-func (p *Pod) listenOne(ctx context.Context, network, addr string) (l *net.TCPListener, err error) {
+// listenAt listens at an address, or at another port if an app has that one by now.
+func (p *Pod) listenAt(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
+	l, err := p.listenOne(ctx, at)
+	if at.Port() != 0 && errors.Is(err, unix.EADDRINUSE) {
+		return p.listenOne(ctx, netip.AddrPortFrom(at.Addr(), 0))
+	}
+	return l, err
+}
+
+func (p *Pod) listenOne(ctx context.Context, at netip.AddrPort) (l *net.TCPListener, err error) {
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 3 * time.Minute, Interval: 30 * time.Second, Count: 6}}
 	lc.SetMultipathTCP(false) // a sockmap takes no MPTCP socket
+	network := "tcp4"
+	if at.Addr().Is6() {
+		network = "tcp6"
+	}
 	err = p.thread.Do(ctx, p.netns, func() error {
-		any, err := lc.Listen(ctx, network, addr)
+		any, err := lc.Listen(ctx, network, at.String())
 		if err == nil {
 			l = any.(*net.TCPListener)
 		}

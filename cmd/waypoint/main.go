@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -27,10 +26,6 @@ func main() {
 	}
 }
 
-// gcPercent has the collector run less often than Go's own 100: a waypoint's heap is small and its garbage is requests. It
-// costs 16 MiB and shortens the slowest requests (docs/performance.md); GOMEMLIMIT bounds it, GOGC overrides it.
-const gcPercent = 250
-
 func command() *cobra.Command {
 	cfg := waypoint.Config{Version: version.String()}
 	var level, format, profiles string
@@ -41,9 +36,7 @@ func command() *cobra.Command {
 			if cfg.Log, err = logging.New(os.Stderr, level, format); err != nil {
 				return err
 			}
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(gcPercent)
-			}
+			collectLess()
 			stop, err := profile.Serve(profiles)
 			if err != nil {
 				return err
