@@ -97,8 +97,8 @@ func (l life) gap(what string, all loads, from []tally, longest time.Duration) {
 	}
 }
 
-// agentsRestart: pods stay captured, nothing passes in the clear, new connections are refused for a moment, and open
-// ones are cut once their drain timeout is over.
+// agentsRestart: pods stay captured, nothing passes in the clear, new connections wait for a moment, and open ones
+// are cut once their drain timeout is over.
 func (l life) agentsRestart() {
 	all := l.startLoads()
 	nodes := l.Nodes()
