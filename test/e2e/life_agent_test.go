@@ -58,7 +58,7 @@ func (l life) startStream(ns string, from, to *cluster.Node) *stream {
 		}
 		_ = cmd.Wait()
 	}()
-	s.stop = sync.OnceFunc(func() { cancel(); <-s.ended })
+	s.stop = sync.OnceFunc(func() { endExec(cmd, cancel, s.ended) })
 	l.t.Cleanup(s.stop)
 	await(l.t, "the first part of a long answer in "+ns, 5*time.Second, func() error {
 		if s.moved.Load() == 0 {

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/warren-mesh/warren/test/e2e/cluster"
@@ -85,9 +87,19 @@ func (l life) startLoad(n *cluster.Node, ns, url string, flags ...string) *load 
 		}
 		_ = cmd.Wait()
 	}()
-	one.stop = sync.OnceFunc(func() { cancel(); <-done })
+	one.stop = sync.OnceFunc(func() { endExec(cmd, cancel, done) })
 	l.t.Cleanup(one.stop)
 	return one
+}
+
+// endExec ends a process that ctr runs in a container. ctr hands a signal on; killed, it would leave the process running.
+func endExec(cmd *exec.Cmd, cancel context.CancelFunc, done <-chan struct{}) {
+	group := -cmd.Process.Pid
+	kill := time.AfterFunc(5*time.Second, func() { _ = syscall.Kill(group, syscall.SIGKILL) })
+	defer kill.Stop()
+	cmd.Cancel = func() error { return syscall.Kill(group, syscall.SIGTERM) }
+	cancel()
+	<-done
 }
 
 // heard takes in a line that the load printed.
