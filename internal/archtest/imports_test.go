@@ -93,7 +93,7 @@ func rules() []Rule {
 		{Of: "internal/labtest", May: []string{"./api", "./lab", "./internal", grpcLib, xsys}},
 		{Of: "internal/sample", May: []string{cobra, xsys, xsync}},
 		{Of: "test", May: []string{"./internal", "./api"}},
-		{Of: "test/e2e", May: []string{"./internal", "./api", "./ca", "./identity", "./deploy", "k8s.io", cobra, grpcLib, protobuf, linkLib, "github.com/vishvananda/netns", xsys, xsync, "github.com/google/go-containerregistry"}},
+		{Of: "test/e2e", May: []string{"./internal", "./api", "./ca", "./identity", "./deploy", "k8s.io", cobra, grpcLib, protobuf, cniLib, linkLib, "github.com/vishvananda/netns", xsys, xsync, "github.com/google/go-containerregistry"}},
 	}
 }
 

@@ -76,8 +76,9 @@ func (n *Node) boot(ctx context.Context) error {
 	if err := n.c.cgroups.makeNode(n.Name); err != nil {
 		return fmt.Errorf("cgroups of %s: %w", n.Name, err)
 	}
-	_ = os.Remove(n.path("join"))
-	_ = os.Remove(n.path("booted"))
+	for _, mark := range []string{"join", "booted", kubeletOff} {
+		_ = os.Remove(n.path(mark))
+	}
 	ns, err := netns.GetFromPath(n.Netns())
 	if err != nil {
 		return err

@@ -68,8 +68,12 @@ for archive in "$N"/images/*.tar; do # a node that was killed has them already
 done
 touch "$N/booted"
 until [ -e "$N/join" ]; do sleep 0.05; done
-"$BIN/kubelet" --config="$N/kubelet.yaml" --kubeconfig="$PKI/$NODE.kubeconfig" --hostname-override="$NODE" \
-	--node-ip="$NODE_IPS" --root-dir=/var/lib/kubelet --v=2 >>"$LOGS/$NODE-kubelet.log" 2>&1 &
+# A kubelet that ends is started again, as a node's init does, but not while somebody else is the kubelet.
+while true; do
+	[ -e "$N/kubelet-off" ] || "$BIN/kubelet" --config="$N/kubelet.yaml" --kubeconfig="$PKI/$NODE.kubeconfig" \
+		--hostname-override="$NODE" --node-ip="$NODE_IPS" --root-dir=/var/lib/kubelet --v=2 || true
+	sleep 0.2
+done >>"$LOGS/$NODE-kubelet.log" 2>&1 &
 "$BIN/kube-proxy" --config="$N/kube-proxy.yaml" --v=1 >>"$LOGS/$NODE-kube-proxy.log" 2>&1 &
 set +e
 while true; do wait; sleep 1; done # also for what others leave to it
