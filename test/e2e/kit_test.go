@@ -32,6 +32,7 @@ var artifacts struct {
 // TestMain runs nothing unless WARREN_E2E=1, so that `go test ./...` works on a machine without Kubernetes' binaries.
 // `make e2e` sets it, and then whatever is missing is a failure.
 func TestMain(m *testing.M) {
+	cluster.BareMain()
 	if os.Getenv("WARREN_E2E") != "1" {
 		fmt.Println("the end-to-end tests run with make e2e")
 		return

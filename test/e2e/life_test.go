@@ -57,8 +57,9 @@ func TestLife(t *testing.T) {
 		name string
 		test func(life)
 	}{
-		{"proofs", life.proofs}, {"rollouts", life.rollouts}, {"churn", life.churn}, {"simulated churn", life.simulatedChurn},
-		{"agents restart", life.agentsRestart}, {"agent is killed", life.agentKilled}, {"upgrade", life.upgrade},
+		{"proofs", life.proofs}, {"rollouts", life.rollouts}, {"churn", life.churn}, {"bare churn", life.bareChurn},
+		{"simulated churn", life.simulatedChurn}, {"agents restart", life.agentsRestart}, {"agent is killed", life.agentKilled},
+		{"upgrade", life.upgrade},
 		{"leader goes", life.leaderGoes}, {"leader dies", life.leaderDies}, {"no controller", life.noController},
 		{"no API server", life.noAPIServer}, {"node reboots", life.nodeReboots},
 	} {
