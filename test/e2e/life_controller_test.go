@@ -231,8 +231,8 @@ func (l life) noAPIServer() {
 	l.compare("no API server, and one again", all, from)
 }
 
-// awaitKubernetes waits until Kubernetes' own controllers make pods again. While there is no API server each of those in
-// the chain asks less and less often, up to once a minute.
+// awaitKubernetes waits until Kubernetes makes pods again. While there is no API server whoever waits for it asks less and
+// less often, up to once a minute.
 func (l life) awaitKubernetes() {
 	l.t.Helper()
 	start := time.Now()

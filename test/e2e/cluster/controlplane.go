@@ -43,10 +43,8 @@ func (p *ControlPlane) start(ctx context.Context) error {
 	if err := p.AwaitAPIServer(ctx); err != nil {
 		return err
 	}
-	for _, component := range []string{ControllerManager, Scheduler} {
-		if err := p.Start(component); err != nil {
-			return err
-		}
+	if err := p.startControllers(); err != nil {
+		return err
 	}
 	return p.c.createNodes(ctx)
 }
@@ -78,15 +76,36 @@ func (p *ControlPlane) Start(component string) error {
 	return nil
 }
 
-// StopAPIServer takes the API away: existing watches end, new requests find nobody.
-func (p *ControlPlane) StopAPIServer(ctx context.Context) error { return p.Stop(ctx, APIServer) }
+// StopAPIServer takes the API away: existing watches end, new requests find nobody. Kubernetes' controllers end with it, as
+// they do where one of several is elected: without an API server it can't keep its lease.
+func (p *ControlPlane) StopAPIServer(ctx context.Context) error {
+	for _, component := range []string{Scheduler, ControllerManager, APIServer} {
+		if err := p.Stop(ctx, component); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
-// StartAPIServer brings the API back, and returns when it answers.
+// StartAPIServer brings the API back, and returns when it answers. The controllers begin anew: one that had gone on would
+// take every node for dead, of which it has heard nothing, until it follows them again.
 func (p *ControlPlane) StartAPIServer(ctx context.Context) error {
 	if err := p.Start(APIServer); err != nil {
 		return err
 	}
-	return p.AwaitAPIServer(ctx)
+	if err := p.AwaitAPIServer(ctx); err != nil {
+		return err
+	}
+	return p.startControllers()
+}
+
+func (p *ControlPlane) startControllers() error {
+	for _, component := range []string{ControllerManager, Scheduler} {
+		if err := p.Start(component); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *ControlPlane) cgroup(component string) string { return filepath.Join("cp", component) }
