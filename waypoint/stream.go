@@ -66,19 +66,28 @@ func (c *clientConn) Write(b []byte) (int, error) {
 }
 
 // Close ends the connection as close(2) ends one of TCP: what was written is followed by an end. Whoever accepted the
-// stream lingers.
+// stream lingers, once that is sent.
 func (c *clientConn) Close() error {
-	var err error
 	c.once.Do(func() {
-		if c.late != nil {
-			_ = c.stream.SetWriteDeadline(time.Now().Add(lingerTime))
-			_ = c.late.Flush() // a stream that failed says so again
-		}
-		err = c.stream.CloseWrite()
 		_ = c.stream.SetReadDeadline(time.Unix(1, 0)) // who reads is to stop; it does not fail
-		close(c.done)
+		if c.late == nil {
+			c.end(nil)
+			return
+		}
+		_ = c.stream.SetWriteDeadline(time.Now().Add(lingerTime))
+		go func() { c.end(c.late.Flush()) }() // net/http closes one connection after the other
 	})
-	return err
+	return nil
+}
+
+// end ends the stream: as a RST does, if not all that was written was sent.
+func (c *clientConn) end(unsent error) {
+	if unsent != nil {
+		c.Abort()
+	} else {
+		_ = c.stream.CloseWrite() // one that has failed has ended
+	}
+	close(c.done)
 }
 
 // lingerTime is how long a client may take to end its side of a connection that was closed here.

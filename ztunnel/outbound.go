@@ -98,8 +98,8 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) (*link,
 	if missing != "" {
 		return nil, fail(missing, p.explain(world.Mesh, &way, missing, dst))
 	}
-	for patience := start.Add(maxAway); ; {
-		l, f, away := p.tryAll(ctx, k, client, world.Mesh, &way)
+	for patience, again := start.Add(maxAway), false; ; again = true {
+		l, f, away := p.tryAll(ctx, k, client, world.Mesh, &way, again)
 		if !away || time.Now().After(patience) {
 			return l, f
 		}
@@ -129,9 +129,9 @@ const (
 )
 
 // tryAll tries one hop after the other. Away tells that none was reached, and one of them for want of an agent alone.
-func (p *Proxy) tryAll(ctx context.Context, k *conn, client *net.TCPConn, m *mesh.Snapshot, way *route) (l *link, f *failure, away bool) {
+func (p *Proxy) tryAll(ctx context.Context, k *conn, client *net.TCPConn, m *mesh.Snapshot, way *route, again bool) (l *link, f *failure, away bool) {
 	for i, h := range way.hops {
-		if i > 0 {
+		if i > 0 || again {
 			p.affinities.move(way, h.addr, time.Now())
 		}
 		if l, f = p.tryBy(ctx, k, client, m, h); f == nil || !f.retry {
