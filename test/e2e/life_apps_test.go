@@ -73,6 +73,7 @@ func (l life) churn() {
 		from := all.mark()
 		for range 15 {
 			for _, ns := range []string{inMesh, outMesh} {
+				l.awaitOthers(ns)
 				oldest := l.oldest(ns)
 				l.Kubectl(append([]string{"delete", "pod", oldest.Name, "--wait=false", "--namespace", ns}, row.grace...)...)
 			}
@@ -86,6 +87,24 @@ func (l life) churn() {
 	l.towns("scale", "deployment/server", "--replicas=2")
 	l.settled()
 	l.awaitGone()
+}
+
+// awaitOthers waits until enough servers are ready for one to go: a machine that makes less than one a second would run out
+// of them, which the mesh hears before kube-proxy.
+func (l life) awaitOthers(ns string) {
+	l.t.Helper()
+	mesh.Await(l.t, "four ready servers in "+ns, 30*time.Second, func() error {
+		serve := 0
+		for _, p := range l.pods(ns, "app=server") {
+			if p.DeletionTimestamp == nil && ready(p) {
+				serve++
+			}
+		}
+		if serve < 4 {
+			return fmt.Errorf("%d are", serve)
+		}
+		return nil
+	})
 }
 
 // oldest returns the server that has been there longest and is not going.
