@@ -210,7 +210,7 @@ func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
 // loadCollection loads the programs, with or without their reading which process connects.
 func (c *Capture) loadCollection(pinned map[string]*ebpf.Map, readsTasks bool) (*ebpf.Collection, error) {
 	spec := c.spec.Copy()
-	delete(spec.Programs, "steer")
+	delete(spec.Programs, steerProgram)
 	delete(spec.Programs, holdProgram)
 	if !readsTasks {
 		if err := spec.Variables["reads_tasks"].Set(uint32(0)); err != nil {
@@ -218,6 +218,26 @@ func (c *Capture) loadCollection(pinned map[string]*ebpf.Map, readsTasks bool) (
 		}
 	}
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
+}
+
+const steerProgram = "steer"
+
+// loadAlone loads one program with a variable of its own, on the maps that all share.
+func (c *Capture) loadAlone(program, variable string, value any) (*ebpf.Collection, error) {
+	spec := c.spec.Copy()
+	for name := range spec.Programs {
+		if name != program {
+			delete(spec.Programs, name)
+		}
+	}
+	if err := spec.Variables[variable].Set(value); err != nil {
+		return nil, fmt.Errorf("set %s of %s: %w", variable, program, err)
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: c.shared})
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", program, err)
+	}
+	return coll, nil
 }
 
 // Close releases the process's hold. Pods stay captured: the pins live on.

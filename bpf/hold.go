@@ -9,7 +9,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 )
 
 const holdProgram = "hold"
@@ -18,22 +17,13 @@ const holdProgram = "hold"
 // then it is refused as without an agent. What was accepted before is still to be served. Where the next agent listens it
 // holds nothing; that one calls [Capture.Unhold] all the same, for what it costs each packet to be looked at.
 func (c *Capture) Hold(d time.Duration) error {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return fmt.Errorf("read clock: %w", err)
-	}
-	spec := c.spec.Copy()
-	for name := range spec.Programs {
-		if name != holdProgram {
-			delete(spec.Programs, name)
-		}
-	}
-	if err := spec.Variables["hold_until"].Set(uint64(now.Nano() + d.Nanoseconds())); err != nil {
-		return fmt.Errorf("set time of hold: %w", err)
-	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: c.shared})
+	now, err := newClock()
 	if err != nil {
-		return fmt.Errorf("load hold: %w", err)
+		return err
+	}
+	coll, err := c.loadAlone(holdProgram, "hold_until", uint64(now.mono+d.Nanoseconds()))
+	if err != nil {
+		return err
 	}
 	defer coll.Close()
 	if err := c.Unhold(); err != nil { // an earlier agent's, whose time has come or not

@@ -137,21 +137,12 @@ func (s *Slot) write() error {
 
 // steer attaches this slot's copy of the sk_lookup program to the namespace, or replaces the pinned one.
 func (s *Slot) steer(netns int) error {
-	spec := s.c.spec.Copy()
-	for name := range spec.Programs {
-		if name != "steer" {
-			delete(spec.Programs, name)
-		}
-	}
-	if err := spec.Variables["steer_slot"].Set(s.index); err != nil {
-		return fmt.Errorf("set slot of steer: %w", err)
-	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: s.c.shared})
+	coll, err := s.c.loadAlone(steerProgram, "steer_slot", s.index)
 	if err != nil {
-		return fmt.Errorf("load steer: %w", err)
+		return err
 	}
 	defer coll.Close()
-	prog := coll.Programs["steer"]
+	prog := coll.Programs[steerProgram]
 	if old, err := link.LoadPinnedLink(s.linkPath(), nil); err == nil {
 		defer old.Close()
 		if err := old.Update(prog); err == nil {

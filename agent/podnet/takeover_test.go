@@ -91,16 +91,7 @@ func TestANewAgentTakesOverWithoutAGap(t *testing.T) {
 		if err := n.capture.Close(); err != nil {
 			t.Fatal(err)
 		}
-		n.capture = n.openCapture(t)
-		next, err := Open(context.Background(), n.thread, n.capture, Spec{Netns: n.a.Path})
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.pod = next
-		n.relay(t)
-		if err := next.Enroll(); err != nil {
-			t.Fatal(err)
-		}
+		n.nextAgent(t)
 		if s, _, err := families[1].connect(t, n.a, n.b, tcpPort); err != nil || s.peer().Addr() != n.b.Addrs[1] {
 			t.Errorf("the new agent does not serve: %v", err)
 		}
