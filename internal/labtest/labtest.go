@@ -35,7 +35,7 @@ func Main(m *testing.M, root string) {
 }
 
 func run(m *testing.M, root string) int {
-	if raceEnabled { // else every process lingers for a second when it ends
+	if RaceEnabled { // else every process lingers for a second when it ends
 		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
 	}
 	if binDir = os.Getenv("WARREN_TEST_BIN"); binDir != "" {
@@ -58,7 +58,7 @@ func run(m *testing.M, root string) int {
 func build(root, dir string) error {
 	args := []string{"build", "-o", dir}
 	cgo := "CGO_ENABLED=0"
-	if raceEnabled {
+	if RaceEnabled {
 		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
 	}
 	build := exec.Command("go", append(args, "./cmd/agent", "./cmd/controller", "./cmd/sample", "./cmd/agentctl", "./cmd/waypoint")...)

@@ -75,12 +75,13 @@ func (c *Writer) run() {
 		_, err := c.to.Write(b)
 		c.mu.Lock()
 		c.err = err
-		if cap(b) <= maxKept {
-			c.spare = b
-		}
+		c.spare = b // large ones too, while there is more to write
 	}
 	if cap(c.waiting) > maxKept {
 		c.waiting = nil
+	}
+	if cap(c.spare) > maxKept {
+		c.spare = nil
 	}
 	c.writing = false
 	c.room.Broadcast()
