@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -139,7 +140,42 @@ func (m *Mesh) AwaitInMesh(namespace string, want bool) time.Duration {
 		}
 		return nil
 	})
-	return time.Since(start)
+	took := time.Since(start)
+	if want {
+		m.awaitKnown(namespace)
+	}
+	return took
+}
+
+// awaitKnown waits until every agent knows the addresses of a namespace's pods. A pod's own agent has it in the mesh before
+// it has an address; whoever dials that before its own node's agent knows it dials it as one outside the mesh.
+func (m *Mesh) awaitKnown(namespace string) {
+	m.tb.Helper()
+	Await(m.tb, "the addresses of the pods of "+namespace+" are known", 30*time.Second, func() error {
+		list, err := m.Client.CoreV1().Pods(namespace).List(context.Background(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		out, err := m.TryAgentctl("workloads", "--namespace", namespace, "-o", "json")
+		if err != nil {
+			return err
+		}
+		known := &adminv1.WorkloadsReply{}
+		if err := protojson.Unmarshal([]byte(out), known); err != nil {
+			return fmt.Errorf("agentctl workloads: %w", err)
+		}
+		for _, p := range list.Items {
+			for _, ip := range p.Status.PodIPs {
+				if p.DeletionTimestamp == nil && !slices.ContainsFunc(known.Workloads, func(w *adminv1.WorkloadInfo) bool {
+					return w.Name == p.Name && slices.Contains(w.Addresses, ip.IP)
+				}) {
+					return fmt.Errorf("not %s of %s", ip.IP, p.Name)
+				}
+			}
+		}
+		return nil
+	})
+	m.Agentctl("wait", "config")
 }
 
 func inMesh(p corev1.Pod) (in bool, why string) {
