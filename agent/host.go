@@ -123,6 +123,16 @@ func (a *Agent) followKubelet(ctx context.Context) error {
 	})
 }
 
+// wantSpeed counts the node's pods that ask for acceleration.
+func (a *Agent) wantSpeed() (n int) {
+	for _, w := range a.world.Load().Mesh.Workloads() {
+		if w.Node == a.cfg.Node && w.Accelerate {
+			n++
+		}
+	}
+	return n
+}
+
 // hostProblems are the host's, for status.
 func (a *Agent) hostProblems() (out []*adminv1.Problem) {
 	add := func(severity adminv1.Problem_Severity, subject, text, hint string) {
@@ -139,6 +149,11 @@ func (a *Agent) hostProblems() (out []*adminv1.Problem) {
 	if text := othersText(a.others()); text != "" {
 		add(adminv1.Problem_WARNING, "cgroup hooks", text, "one that runs first may put another address in place of a service's, whose rules are then lost; "+
 			"find its owner on the node: bpftool cgroup show /sys/fs/cgroup")
+	}
+	if why := a.capture.Accelerates(); why != nil {
+		if n := a.wantSpeed(); n > 0 {
+			add(adminv1.Problem_WARNING, "acceleration", fmt.Sprintf("%d pods ask for it: %v", n, why), "their connections go the usual way; a newer kernel, or take the annotation away")
+		}
 	}
 	a.host.mu.Lock()
 	defer a.host.mu.Unlock()

@@ -11,6 +11,7 @@
  *   names.h     getpeername4/6   tell each app its true peer, accept() included
  *               getsockname4/6   tell a client its own address, never loopback
  *   hold.h      hold             (egress, between two agents only) let a new connection wait for the next agent
+ *   accelerate.h accelerate, overtake  (sockops, sk_msg; while pods want it) past TCP between direct connections' two sockets
  *   here        sendmsg4/6       count datagrams, which are not captured
  *
  * capture.h is what the Go side shares, maps.h the maps, addr.h the one form of an address, ends.h of a connection.
@@ -36,6 +37,7 @@
 #include "include/inbound.h"
 #include "include/names.h"
 #include "include/hold.h"
+#include "include/accelerate.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -44,6 +46,8 @@ enum pod_state *pod_state_btf __attribute__((unused));
 enum listener_role *listener_role_btf __attribute__((unused));
 enum capture_reason *capture_reason_btf __attribute__((unused));
 enum direct_kind *direct_kind_btf __attribute__((unused));
+enum direct_flag *direct_flag_btf __attribute__((unused));
+enum lane_side *lane_side_btf __attribute__((unused));
 struct direct_event *direct_event_btf __attribute__((unused));
 
 /* sendmsg: only counted. */

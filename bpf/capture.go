@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -50,10 +51,13 @@ type Capture struct {
 	// unreadable is why the programs cannot tell processes apart, nil if they can.
 	unreadable error
 
-	mu         sync.Mutex
-	slots      map[uint64]*Slot // by netns cookie
-	used       map[uint32]bool  // slot indexes
-	generation uint64           // of the permits that count
+	mu           sync.Mutex
+	slots        map[uint64]*Slot // by netns cookie
+	used         map[uint32]bool  // slot indexes
+	generation   uint64           // of the permits that count
+	accelerating bool             // the programs that do it are there
+	// unaccelerated is why they cannot be, nil if they can or nobody asked for it.
+	unaccelerated error
 }
 
 // Open loads the programs and attaches them, or takes over those that an earlier agent pinned: then their
@@ -132,7 +136,7 @@ func (c *Capture) create(cfg Config, dir string) error {
 		return err
 	}
 	for name, m := range c.shared {
-		if err := m.Pin(filepath.Join(dir, "maps", name)); err != nil {
+		if err := m.Pin(mapPin(dir, name)); err != nil {
 			return fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
@@ -155,7 +159,10 @@ func (c *Capture) takeOver(cfg Config) error {
 		if !isShared(name) {
 			continue
 		}
-		m, err := ebpf.LoadPinnedMap(filepath.Join(c.dir, "maps", name), nil)
+		m, err := ebpf.LoadPinnedMap(mapPin(c.dir, name), nil)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // of an agent that had none: made anew
+		}
 		if err != nil {
 			return fmt.Errorf("take over pinned map %s: %w", name, err)
 		}
@@ -167,16 +174,40 @@ func (c *Capture) takeOver(cfg Config) error {
 	if err := c.loadPrograms(pinned); err != nil {
 		return err
 	}
-	if err := errors.Join(c.adoptSlots(), c.adoptGeneration()); err != nil {
-		return err
+	err := errors.Join(c.pinNew(pinned), c.adoptSlots(), c.adoptGeneration())
+	if err == nil {
+		err = c.replaceHooks(cfg.CgroupRoot)
 	}
-	return c.replaceHooks(cfg.CgroupRoot)
+	if err != nil {
+		for name, m := range c.shared {
+			if pinned[name] == nil {
+				_ = m.Unpin()
+			}
+		}
+	}
+	return err
 }
+
+// pinNew pins the maps that the earlier agent had not.
+func (c *Capture) pinNew(pinned map[string]*ebpf.Map) error {
+	for name, m := range c.shared {
+		if pinned[name] != nil {
+			continue
+		}
+		if err := m.Pin(mapPin(c.dir, name)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func mapPin(dir, name string) string { return filepath.Join(dir, "maps", name) }
 
 // isShared tells a map of ours from the sections that hold a program's own variables.
 func isShared(mapName string) bool { return mapName[0] != '.' }
 
-// loadPrograms loads everything but steer, which is loaded once a pod, and hold, with `pinned` in place of new maps.
+// loadPrograms loads everything but steer, which is loaded once a pod, and what is not always needed, with `pinned` in place
+// of new maps.
 func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
 	progs, err := c.loadCollection(pinned, true)
 	if err != nil {
@@ -203,6 +234,7 @@ func (c *Capture) loadPrograms(pinned map[string]*ebpf.Map) error {
 		Permits: c.shared[captureMapPermits], Generation: c.shared[captureMapGeneration],
 		Directs: c.shared[captureMapDirects], DirectOpen: c.shared[captureMapDirectOpen],
 		DirectEvents: c.shared[captureMapDirectEvents],
+		Lanes:        c.shared[captureMapLanes], Fast: c.shared[captureMapFast],
 	}
 	return nil
 }
@@ -212,6 +244,9 @@ func (c *Capture) loadCollection(pinned map[string]*ebpf.Map, readsTasks bool) (
 	spec := c.spec.Copy()
 	delete(spec.Programs, steerProgram)
 	delete(spec.Programs, holdProgram)
+	delete(spec.Programs, accelerateProgram)
+	delete(spec.Programs, overtakeProgram)
+	delete(spec.Programs, unreadProgram)
 	if !readsTasks {
 		if err := spec.Variables["reads_tasks"].Set(uint32(0)); err != nil {
 			return nil, err
@@ -224,12 +259,7 @@ const steerProgram = "steer"
 
 // loadAlone loads one program with a variable of its own, on the maps that all share.
 func (c *Capture) loadAlone(program, variable string, value any) (*ebpf.Collection, error) {
-	spec := c.spec.Copy()
-	for name := range spec.Programs {
-		if name != program {
-			delete(spec.Programs, name)
-		}
-	}
+	spec := c.only(program)
 	if err := spec.Variables[variable].Set(value); err != nil {
 		return nil, fmt.Errorf("set %s of %s: %w", variable, program, err)
 	}
@@ -238,6 +268,33 @@ func (c *Capture) loadAlone(program, variable string, value any) (*ebpf.Collecti
 		return nil, fmt.Errorf("load %s: %w", program, err)
 	}
 	return coll, nil
+}
+
+// only is the specification without any other programs.
+func (c *Capture) only(programs ...string) *ebpf.CollectionSpec {
+	spec := c.spec.Copy()
+	for name := range spec.Programs {
+		if !slices.Contains(programs, name) {
+			delete(spec.Programs, name)
+		}
+	}
+	return spec
+}
+
+// RetireOthers removes what agents with another map layout pinned beside this one.
+func (c *Capture) RetireOthers() error {
+	entries, err := os.ReadDir(filepath.Dir(c.dir))
+	if err != nil {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != abiVersion {
+			if err := os.RemoveAll(filepath.Join(filepath.Dir(c.dir), e.Name())); err != nil {
+				return fmt.Errorf("retire pins %s: %w", e.Name(), err)
+			}
+		}
+	}
+	return nil
 }
 
 // Close releases the process's hold. Pods stay captured: the pins live on.
@@ -249,7 +306,8 @@ func (c *Capture) Close() error {
 }
 
 // Remove detaches everything that was pinned under pinDir: pods are as if there had never been a mesh.
-// Removing what is not there is not an error. Returns ErrInUse while an agent runs.
+// Removing what is not there is not an error. Returns ErrInUse while an agent runs, and one that wraps ErrUnread if a
+// connection would lose bytes.
 func Remove(pinDir string) error {
 	if _, err := os.Stat(pinDir); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -259,6 +317,9 @@ func Remove(pinDir string) error {
 		return err
 	}
 	defer lock.Close()
+	if err := letRead(filepath.Join(pinDir, abiVersion)); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(pinDir); err != nil {
 		return fmt.Errorf("remove pins: %w", err)
 	}

@@ -83,10 +83,17 @@ type captureDirectEvent struct {
 	Acked       uint64
 	Received    uint64
 	Error       uint32
-	GotFin      uint32
+	Flags       uint32
 	SrttUs      uint32
 	Retransmits uint32
 }
+
+type captureDirectFlag uint32
+
+const (
+	captureDirectFlagDIRECT_GOT_FIN captureDirectFlag = 1
+	captureDirectFlagDIRECT_FAST    captureDirectFlag = 2
+)
 
 type captureDirectKind uint32
 
@@ -107,6 +114,27 @@ type captureKubelet struct {
 	Pidns uint32
 	Pid   uint32
 }
+
+type captureLane struct {
+	_        structs.HostLayout
+	ClientSk uint64
+	ServerSk uint64
+	Up       uint64
+	Down     uint64
+}
+
+type captureLaneKey struct {
+	_    structs.HostLayout
+	Ends captureEnds
+	Side uint32
+}
+
+type captureLaneSide uint32
+
+const (
+	captureLaneSideSIDE_CLIENT captureLaneSide = 0
+	captureLaneSideSIDE_SERVER captureLaneSide = 1
+)
 
 type captureListenerRole uint32
 
@@ -173,14 +201,14 @@ const (
 )
 
 type captureSlot struct {
-	_        structs.HostLayout
-	State    uint32
-	FailOpen uint32
-	OutPort4 uint16
-	OutPort6 uint16
-	Zero     uint32
-	Src4     [4]uint32
-	Src6     [4]uint32
+	_          structs.HostLayout
+	State      uint32
+	FailOpen   uint32
+	OutPort4   uint16
+	OutPort6   uint16
+	Accelerate uint32
+	Src4       [4]uint32
+	Src6       [4]uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -192,8 +220,10 @@ const (
 	captureMapDirectEvents     = "direct_events"
 	captureMapDirectOpen       = "direct_open"
 	captureMapDirects          = "directs"
+	captureMapFast             = "fast"
 	captureMapGeneration       = "generation"
 	captureMapKubelets         = "kubelets"
+	captureMapLanes            = "lanes"
 	captureMapListeners        = "listeners"
 	captureMapOrigins          = "origins"
 	captureMapOwnAddrs         = "own_addrs"
@@ -203,6 +233,7 @@ const (
 	captureMapPods             = "pods"
 	captureMapProbes           = "probes"
 	captureMapSlots            = "slots"
+	captureProgAccelerate      = "accelerate"
 	captureProgConnect4        = "connect4"
 	captureProgConnect6        = "connect6"
 	captureProgEstablished     = "established"
@@ -211,13 +242,17 @@ const (
 	captureProgGetsockname4    = "getsockname4"
 	captureProgGetsockname6    = "getsockname6"
 	captureProgHold            = "hold"
+	captureProgOvertake        = "overtake"
 	captureProgSendmsg4        = "sendmsg4"
 	captureProgSendmsg6        = "sendmsg6"
 	captureProgSteer           = "steer"
+	captureProgUnread          = "unread"
 	captureVarCaptureReasonBtf = "capture_reason_btf"
 	captureVarDirectEventBtf   = "direct_event_btf"
+	captureVarDirectFlagBtf    = "direct_flag_btf"
 	captureVarDirectKindBtf    = "direct_kind_btf"
 	captureVarHoldUntil        = "hold_until"
+	captureVarLaneSideBtf      = "lane_side_btf"
 	captureVarListenerRoleBtf  = "listener_role_btf"
 	captureVarPodStateBtf      = "pod_state_btf"
 	captureVarReadsTasks       = "reads_tasks"
@@ -266,6 +301,7 @@ type captureSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type captureProgramSpecs struct {
+	Accelerate   *ebpf.ProgramSpec `ebpf:"accelerate"`
 	Connect4     *ebpf.ProgramSpec `ebpf:"connect4"`
 	Connect6     *ebpf.ProgramSpec `ebpf:"connect6"`
 	Established  *ebpf.ProgramSpec `ebpf:"established"`
@@ -274,9 +310,11 @@ type captureProgramSpecs struct {
 	Getsockname4 *ebpf.ProgramSpec `ebpf:"getsockname4"`
 	Getsockname6 *ebpf.ProgramSpec `ebpf:"getsockname6"`
 	Hold         *ebpf.ProgramSpec `ebpf:"hold"`
+	Overtake     *ebpf.ProgramSpec `ebpf:"overtake"`
 	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
 	Steer        *ebpf.ProgramSpec `ebpf:"steer"`
+	Unread       *ebpf.ProgramSpec `ebpf:"unread"`
 }
 
 // captureMapSpecs contains maps before they are loaded into the kernel.
@@ -288,8 +326,10 @@ type captureMapSpecs struct {
 	DirectEvents *ebpf.MapSpec `ebpf:"direct_events"`
 	DirectOpen   *ebpf.MapSpec `ebpf:"direct_open"`
 	Directs      *ebpf.MapSpec `ebpf:"directs"`
+	Fast         *ebpf.MapSpec `ebpf:"fast"`
 	Generation   *ebpf.MapSpec `ebpf:"generation"`
 	Kubelets     *ebpf.MapSpec `ebpf:"kubelets"`
+	Lanes        *ebpf.MapSpec `ebpf:"lanes"`
 	Listeners    *ebpf.MapSpec `ebpf:"listeners"`
 	Origins      *ebpf.MapSpec `ebpf:"origins"`
 	OwnAddrs     *ebpf.MapSpec `ebpf:"own_addrs"`
@@ -307,8 +347,10 @@ type captureMapSpecs struct {
 type captureVariableSpecs struct {
 	CaptureReasonBtf *ebpf.VariableSpec `ebpf:"capture_reason_btf"`
 	DirectEventBtf   *ebpf.VariableSpec `ebpf:"direct_event_btf"`
+	DirectFlagBtf    *ebpf.VariableSpec `ebpf:"direct_flag_btf"`
 	DirectKindBtf    *ebpf.VariableSpec `ebpf:"direct_kind_btf"`
 	HoldUntil        *ebpf.VariableSpec `ebpf:"hold_until"`
+	LaneSideBtf      *ebpf.VariableSpec `ebpf:"lane_side_btf"`
 	ListenerRoleBtf  *ebpf.VariableSpec `ebpf:"listener_role_btf"`
 	PodStateBtf      *ebpf.VariableSpec `ebpf:"pod_state_btf"`
 	ReadsTasks       *ebpf.VariableSpec `ebpf:"reads_tasks"`
@@ -340,8 +382,10 @@ type captureMaps struct {
 	DirectEvents *ebpf.Map `ebpf:"direct_events"`
 	DirectOpen   *ebpf.Map `ebpf:"direct_open"`
 	Directs      *ebpf.Map `ebpf:"directs"`
+	Fast         *ebpf.Map `ebpf:"fast"`
 	Generation   *ebpf.Map `ebpf:"generation"`
 	Kubelets     *ebpf.Map `ebpf:"kubelets"`
+	Lanes        *ebpf.Map `ebpf:"lanes"`
 	Listeners    *ebpf.Map `ebpf:"listeners"`
 	Origins      *ebpf.Map `ebpf:"origins"`
 	OwnAddrs     *ebpf.Map `ebpf:"own_addrs"`
@@ -360,8 +404,10 @@ func (m *captureMaps) Close() error {
 		m.DirectEvents,
 		m.DirectOpen,
 		m.Directs,
+		m.Fast,
 		m.Generation,
 		m.Kubelets,
+		m.Lanes,
 		m.Listeners,
 		m.Origins,
 		m.OwnAddrs,
@@ -380,8 +426,10 @@ func (m *captureMaps) Close() error {
 type captureVariables struct {
 	CaptureReasonBtf *ebpf.Variable `ebpf:"capture_reason_btf"`
 	DirectEventBtf   *ebpf.Variable `ebpf:"direct_event_btf"`
+	DirectFlagBtf    *ebpf.Variable `ebpf:"direct_flag_btf"`
 	DirectKindBtf    *ebpf.Variable `ebpf:"direct_kind_btf"`
 	HoldUntil        *ebpf.Variable `ebpf:"hold_until"`
+	LaneSideBtf      *ebpf.Variable `ebpf:"lane_side_btf"`
 	ListenerRoleBtf  *ebpf.Variable `ebpf:"listener_role_btf"`
 	PodStateBtf      *ebpf.Variable `ebpf:"pod_state_btf"`
 	ReadsTasks       *ebpf.Variable `ebpf:"reads_tasks"`
@@ -392,6 +440,7 @@ type captureVariables struct {
 //
 // It can be passed to loadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type capturePrograms struct {
+	Accelerate   *ebpf.Program `ebpf:"accelerate"`
 	Connect4     *ebpf.Program `ebpf:"connect4"`
 	Connect6     *ebpf.Program `ebpf:"connect6"`
 	Established  *ebpf.Program `ebpf:"established"`
@@ -400,13 +449,16 @@ type capturePrograms struct {
 	Getsockname4 *ebpf.Program `ebpf:"getsockname4"`
 	Getsockname6 *ebpf.Program `ebpf:"getsockname6"`
 	Hold         *ebpf.Program `ebpf:"hold"`
+	Overtake     *ebpf.Program `ebpf:"overtake"`
 	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
 	Steer        *ebpf.Program `ebpf:"steer"`
+	Unread       *ebpf.Program `ebpf:"unread"`
 }
 
 func (p *capturePrograms) Close() error {
 	return _CaptureClose(
+		p.Accelerate,
 		p.Connect4,
 		p.Connect6,
 		p.Established,
@@ -415,9 +467,11 @@ func (p *capturePrograms) Close() error {
 		p.Getsockname4,
 		p.Getsockname6,
 		p.Hold,
+		p.Overtake,
 		p.Sendmsg4,
 		p.Sendmsg6,
 		p.Steer,
+		p.Unread,
 	)
 }
 

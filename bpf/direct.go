@@ -129,7 +129,9 @@ type DirectEnd struct {
 	Err unix.Errno
 	// Aborted tells that the client's socket was closed without a FIN of its own having been taken, or before it was
 	// connected.
-	Aborted     bool
+	Aborted bool
+	// Accelerated tells that part of it went past TCP.
+	Accelerated bool
 	RTT         time.Duration // smoothed
 	Retransmits int           // of the client
 }

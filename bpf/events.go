@@ -116,8 +116,9 @@ func endOfDirect(ev captureDirectEvent, clock clock) DirectEnd {
 	}
 	finTaken := ev.OldState == tcpFinWait2 || ev.OldState == tcpClosing || ev.OldState == tcpLastAck && ev.Error == 0
 	end.In = less(ev.Acked, 1, finTaken)
-	end.Out = less(ev.Received, 0, ev.GotFin != 0)
+	end.Out = less(ev.Received, 0, ev.Flags&uint32(captureDirectFlagDIRECT_GOT_FIN) != 0)
 	end.Aborted = !finTaken
+	end.Accelerated = ev.Flags&uint32(captureDirectFlagDIRECT_FAST) != 0
 	end.RTT = time.Duration(ev.SrttUs) * time.Microsecond
 	return end
 }

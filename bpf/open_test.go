@@ -338,3 +338,42 @@ func TestTakeOverThatFailsPutsTheOldProgramsBack(t *testing.T) {
 		t.Error("the next agent did not attach the hook again")
 	}
 }
+
+func TestMapsThatTheEarlierAgentHadNotAreMade(t *testing.T) {
+	dir := pinDir(t)
+	c := open(t, dir)
+	before := objectsOf(t, c)
+	c.Close()
+	added := []string{captureMapLanes, captureMapFast}
+	for _, name := range added {
+		if err := os.Remove(mapPin(c.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broken := config(t, dir)
+	broken.CgroupRoot = "/sys/fs/cgroup/no-such-group"
+	link := filepath.Join(c.dir, "links", "sendmsg6")
+	if err := os.Rename(link, link+"-kept"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(broken); err == nil {
+		t.Error("Open succeeds without a cgroup")
+	}
+	for _, name := range added {
+		if _, err := os.Stat(mapPin(c.dir, name)); err == nil {
+			t.Errorf("%s is left by an Open that failed", name)
+		}
+	}
+	if err := os.Rename(link+"-kept", link); err != nil {
+		t.Fatal(err)
+	}
+	after := objectsOf(t, open(t, dir))
+	for name, id := range after.maps {
+		if was, known := before.maps[name]; !known || (was == id) == slices.Contains(added, filepath.Base(name)) {
+			t.Errorf("map %s was %d and is %d", name, was, id)
+		}
+	}
+	if len(after.maps) != len(before.maps) {
+		t.Errorf("maps are %v, were %v", after.maps, before.maps)
+	}
+}

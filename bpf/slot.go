@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strconv"
 
@@ -29,6 +28,8 @@ type Pod struct {
 	Addrs []netip.Addr
 	// FailOpen lets connections pass uncaptured while no agent listens.
 	FailOpen bool
+	// Accelerate lets direct connections between it and others like it go past TCP: [Capture.Accelerates].
+	Accelerate bool
 }
 
 // Slot is one pod's place in the kernel.
@@ -88,6 +89,9 @@ func (s *Slot) reserve(pod Pod) error {
 	s.value.FailOpen = 0
 	if pod.FailOpen {
 		s.value.FailOpen = 1
+	}
+	if err := s.setAccelerate(pod.Accelerate); err != nil {
+		return err
 	}
 	if err := s.setAddrs(pod.Addrs); err != nil {
 		return err
@@ -209,7 +213,12 @@ func (s *Slot) Enroll(outPort4, outPort6 uint16) error {
 func (s *Slot) Suspend() error { return s.setState(capturePodStatePOD_PENDING) }
 
 // Leave lets the pod's new connections pass as if there were no mesh, while peers' tunnels still reach it.
-func (s *Slot) Leave() error { return s.setState(capturePodStatePOD_LEAVING) }
+func (s *Slot) Leave() error {
+	err := s.setState(capturePodStatePOD_LEAVING)
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return errors.Join(err, s.slowDown())
+}
 
 func (s *Slot) setState(state capturePodState) error {
 	s.c.mu.Lock()
@@ -248,6 +257,8 @@ func (s *Slot) clear() error {
 		gone(s.c.maps.OwnAddrs.Delete(captureOwnAddr{Slot: s.index, Ip: words(a)}))
 	}
 	gone(s.dropListeners())
+	gone(s.setAccelerate(false))
+	gone(s.slowDown())
 	if err != nil {
 		return fmt.Errorf("release capture slot %d: %w", s.index, err)
 	}
@@ -322,20 +333,4 @@ func (c *Capture) Retain(keep map[uint64]bool) error {
 		errs = append(errs, s.Withdraw())
 	}
 	return errors.Join(errs...)
-}
-
-// RetireOthers removes what agents with another map layout pinned beside this one.
-func (c *Capture) RetireOthers() error {
-	entries, err := os.ReadDir(filepath.Dir(c.dir))
-	if err != nil {
-		return fmt.Errorf("list pins: %w", err)
-	}
-	for _, e := range entries {
-		if e.Name() != abiVersion {
-			if err := os.RemoveAll(filepath.Join(filepath.Dir(c.dir), e.Name())); err != nil {
-				return fmt.Errorf("retire pins %s: %w", e.Name(), err)
-			}
-		}
-	}
-	return nil
 }

@@ -28,6 +28,8 @@ type Workload struct {
 	Enrolled bool
 	// FailOpen is true if its connections pass uncaptured while its node's agent is absent.
 	FailOpen bool
+	// Accelerate is true if its connections with others of its node that want it too may go past TCP.
+	Accelerate bool
 	// HostNetwork is true if it shares its node's network namespace, and so is never captured.
 	HostNetwork bool
 

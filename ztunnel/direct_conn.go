@@ -29,6 +29,8 @@ type DirectEnd struct {
 	In, Out uint64 // bytes of payload from the client, and to it
 	Err     error  // what the client's socket met
 	Aborted bool   // it was closed without an end of its own that the server took
+	// Accelerated tells that part of it went past TCP.
+	Accelerated bool
 }
 
 // directConn is one that is open, with the record of either side.
@@ -138,7 +140,7 @@ func (p *Proxy) DirectEnded(c DirectConn, e DirectEnd) {
 	reason, verdict, detail := directReason(c, e)
 	for _, k := range all {
 		k.set(func(r *Record) {
-			r.End, r.Phases.Connect = e.At, c.Connect
+			r.End, r.Phases.Connect, r.Accelerated = e.At, c.Connect, e.Accelerated
 			if r.Reason == ReasonClosed {
 				r.Reason, r.Verdict, r.Detail = reason, verdict, detail
 			}

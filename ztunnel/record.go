@@ -45,9 +45,11 @@ type Record struct {
 	Audit    string
 	Security Security
 	Direct   bool // the kernel made it, without ztunnel
-	Phases   Phases
-	Start    time.Time
-	End      time.Time // zero while the connection is open
+	// Accelerated tells of one that has ended that part of it went past TCP.
+	Accelerated bool
+	Phases      Phases
+	Start       time.Time
+	End         time.Time // zero while the connection is open
 	// In is what came from the client, Out what went to it, bytes of payload.
 	In, Out uint64
 }

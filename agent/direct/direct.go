@@ -97,7 +97,7 @@ func connOf(d bpf.Direct) ztunnel.DirectConn {
 }
 
 func endOf(e bpf.DirectEnd) ztunnel.DirectEnd {
-	out := ztunnel.DirectEnd{At: e.At, In: e.In, Out: e.Out, Aborted: e.Aborted}
+	out := ztunnel.DirectEnd{At: e.At, In: e.In, Out: e.Out, Aborted: e.Aborted, Accelerated: e.Accelerated}
 	if e.Err != 0 {
 		out.Err = e.Err
 	}

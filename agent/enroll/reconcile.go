@@ -111,7 +111,7 @@ func (e *Enroller) enrol(ctx context.Context, p *pod, w *mesh.Workload) {
 	e.awaitSVID(ctx, p, id)
 	octx, cancel := context.WithTimeout(ctx, addTimeout)
 	defer cancel()
-	net, err := podnet.Open(octx, e.cfg.Thread, e.cfg.Capture, podnet.Spec{Netns: p.reg.Netns, FailOpen: w.FailOpen})
+	net, err := podnet.Open(octx, e.cfg.Thread, e.cfg.Capture, podnet.Spec{Netns: p.reg.Netns, Choices: choicesOf(w)})
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			err = errors.New("network namespace is gone")
@@ -206,6 +206,10 @@ func (e *Enroller) finishRelease(p *pod, net *podnet.Pod, stop context.CancelFun
 	e.wake() // it may be wanted again
 }
 
+func choicesOf(w *mesh.Workload) podnet.Choices {
+	return podnet.Choices{FailOpen: w.FailOpen, Accelerate: w.Accelerate}
+}
+
 // refresh takes up changed addresses and settings, and pods that come back during their grace.
 func (e *Enroller) refresh(ctx context.Context, p *pod, w *mesh.Workload) {
 	e.mu.Lock()
@@ -214,7 +218,7 @@ func (e *Enroller) refresh(ctx context.Context, p *pod, w *mesh.Workload) {
 	if net == nil {
 		return
 	}
-	if err := net.Refresh(ctx, w.FailOpen); err != nil {
+	if err := net.Refresh(ctx, choicesOf(w)); err != nil {
 		e.cfg.Log.Warn("pod's addresses could not be read again", "pod", p.reg.fullName(), "err", err)
 		return
 	}

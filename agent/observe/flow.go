@@ -11,7 +11,7 @@ func FlowOf(node string, r ztunnel.Record) *adminv1.Flow {
 		Id: r.ID, Node: node, Reporter: string(r.Reporter), Protocol: "tcp",
 		Src: party(r.Src), Dst: party(r.Dst),
 		Verdict: verdictOf(&r), Reason: string(r.Reason), Rule: r.Rule, Detail: r.Detail, Audit: r.Audit,
-		Security: string(r.Security), Direct: r.Direct, BytesIn: r.In, BytesOut: r.Out,
+		Security: string(r.Security), Direct: r.Direct, Accelerated: r.Accelerated, BytesIn: r.In, BytesOut: r.Out,
 		StartUnixNano: r.Start.UnixNano(),
 		Phases: &adminv1.Phases{
 			Capture: int64(r.Phases.Capture), Route: int64(r.Phases.Route), Connect: int64(r.Phases.Connect),

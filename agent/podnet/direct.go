@@ -18,7 +18,9 @@ func (p *Pod) Forbid(dst netip.AddrPort) error { return p.slot.Forbid(dst) }
 // Returns an error that wraps unix.ENOENT if there is none.
 func (p *Pod) Abort(local, remote netip.AddrPort) error { return p.diag.destroy(local, remote) }
 
-// Traffic returns how many bytes the pod's own socket between two addresses has sent and received.
+// Traffic returns how many bytes the pod's own socket, a client's, between two addresses has sent and received.
 func (p *Pod) Traffic(local, remote netip.AddrPort) (sent, received uint64, err error) {
-	return p.diag.traffic(local, remote)
+	sent, received, err = p.diag.traffic(local, remote)
+	up, down := p.capture.Handed(bpf.Ends{Client: local, Server: remote})
+	return sent + up, received + down, err
 }

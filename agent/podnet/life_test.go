@@ -111,7 +111,7 @@ func TestWithoutAnAgentConnectionsAreRefusedAtOnceBothWays(t *testing.T) {
 
 func TestWithoutAnAgentConnectionsPassIfTheNamespaceSaysSo(t *testing.T) {
 	n := newPair(t)
-	if err := n.pod.Refresh(context.Background(), true); err != nil {
+	if err := n.pod.Refresh(context.Background(), Choices{FailOpen: true}); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.pod.Enroll(); err != nil {

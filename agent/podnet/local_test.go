@@ -254,7 +254,7 @@ func TestLinkLocalPassesOutAndIsServedIn(t *testing.T) {
 	}
 	aAddr, aScope := linkLocal(0)
 	bAddr, bScope := linkLocal(1)
-	if err := n.pod.Refresh(context.Background(), false); err != nil {
+	if err := n.pod.Refresh(context.Background(), Choices{}); err != nil {
 		t.Fatal(err)
 	}
 	ask := func(name string, s *sock, dst netip.Addr) {

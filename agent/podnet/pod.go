@@ -33,17 +33,20 @@ type Pod struct {
 	end   context.CancelFunc
 	tasks sync.WaitGroup
 
-	mu       sync.Mutex
-	addrs    []netip.Addr
-	failOpen bool
-	closed   bool
+	mu      sync.Mutex
+	addrs   []netip.Addr
+	choices Choices
+	closed  bool
 }
 
 // Spec says which pod to open.
 type Spec struct {
-	Netns    string // path of its network namespace
-	FailOpen bool
+	Netns string // path of its network namespace
+	Choices
 }
+
+// Choices are what the pod's owner chose; they may change. See [bpf.Pod].
+type Choices struct{ FailOpen, Accelerate bool }
 
 // Open captures the pod and opens its listeners. New connections are refused until Enroll, unless an earlier
 // agent had enrolled the pod. ctx bounds the call.
@@ -79,7 +82,7 @@ func (p *Pod) open(ctx context.Context, spec Spec) error {
 	}); err != nil {
 		return err
 	}
-	slot, err := p.reserve(cookie, addrs, spec.FailOpen)
+	slot, err := p.reserve(cookie, addrs, spec.Choices)
 	if err != nil {
 		return err
 	}
@@ -88,12 +91,14 @@ func (p *Pod) open(ctx context.Context, spec Spec) error {
 }
 
 // reserve captures the pod under these addresses.
-func (p *Pod) reserve(cookie uint64, addrs []netip.Addr, failOpen bool) (*bpf.Slot, error) {
-	slot, err := p.capture.Reserve(bpf.Pod{Cookie: cookie, Netns: int(p.netns.Fd()), Addrs: addrs, FailOpen: failOpen})
+func (p *Pod) reserve(cookie uint64, addrs []netip.Addr, c Choices) (*bpf.Slot, error) {
+	slot, err := p.capture.Reserve(bpf.Pod{
+		Cookie: cookie, Netns: int(p.netns.Fd()), Addrs: addrs, FailOpen: c.FailOpen, Accelerate: c.Accelerate,
+	})
 	if err == nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.addrs, p.failOpen = addrs, failOpen
+		p.addrs, p.choices = addrs, c
 	}
 	return slot, err
 }
@@ -105,8 +110,8 @@ func (p *Pod) Addrs() []netip.Addr {
 	return p.addrs
 }
 
-// Refresh takes up addresses that the namespace got or lost, and a changed choice of what happens without agent.
-func (p *Pod) Refresh(ctx context.Context, failOpen bool) error {
+// Refresh takes up addresses that the namespace got or lost, and changed choices.
+func (p *Pod) Refresh(ctx context.Context, c Choices) error {
 	var now []netip.Addr
 	if err := p.thread.Do(ctx, p.netns, func() (err error) {
 		now, err = addresses()
@@ -115,12 +120,12 @@ func (p *Pod) Refresh(ctx context.Context, failOpen bool) error {
 		return err
 	}
 	p.mu.Lock()
-	same := failOpen == p.failOpen && slices.Equal(now, p.addrs)
+	same := c == p.choices && slices.Equal(now, p.addrs)
 	p.mu.Unlock()
 	if same {
 		return nil
 	}
-	_, err := p.reserve(p.Cookie(), now, failOpen)
+	_, err := p.reserve(p.Cookie(), now, c)
 	return err
 }
 

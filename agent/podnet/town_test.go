@@ -48,6 +48,11 @@ func newTown(t testing.TB) *town {
 
 // serveTruth makes c's app answer a line with what it sees of the connection.
 func (n *town) serveTruth(t testing.TB, port int, mptcp bool) {
+	n.serve(t, port, mptcp, func(c *net.TCPConn) { go tellTruth(c) })
+}
+
+// serve has c's app take connections on a port.
+func (n *town) serve(t testing.TB, port int, mptcp bool, take func(*net.TCPConn)) {
 	n.c.Do(t, func() error {
 		var lc net.ListenConfig
 		lc.SetMultipathTCP(mptcp)
@@ -62,7 +67,7 @@ func (n *town) serveTruth(t testing.TB, port int, mptcp bool) {
 				if err != nil {
 					return
 				}
-				go tellTruth(c.(*net.TCPConn))
+				take(c.(*net.TCPConn))
 			}
 		}()
 		return nil
@@ -119,7 +124,7 @@ func (n *town) addSecond(t *testing.T) {
 		}
 		return nil
 	})
-	if err := n.pod.Refresh(context.Background(), false); err != nil {
+	if err := n.pod.Refresh(context.Background(), Choices{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1517,7 +1517,9 @@ type Flow struct {
 	// The waypoint's pod that reports, "<namespace>/<name>"; empty if an agent does.
 	Pod string `protobuf:"bytes,20,opt,name=pod,proto3" json:"pod,omitempty"`
 	// The kernel connected both pods by itself, as it was permitted to: no process was in between.
-	Direct        bool `protobuf:"varint,21,opt,name=direct,proto3" json:"direct,omitempty"`
+	Direct bool `protobuf:"varint,21,opt,name=direct,proto3" json:"direct,omitempty"`
+	// Part of it went past TCP, as both pods had asked for. Known once it has ended.
+	Accelerated   bool `protobuf:"varint,22,opt,name=accelerated,proto3" json:"accelerated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1695,6 +1697,13 @@ func (x *Flow) GetPod() string {
 func (x *Flow) GetDirect() bool {
 	if x != nil {
 		return x.Direct
+	}
+	return false
+}
+
+func (x *Flow) GetAccelerated() bool {
+	if x != nil {
+		return x.Accelerated
 	}
 	return false
 }
@@ -2282,6 +2291,7 @@ type WorkloadInfo struct {
 	Policies      []string          `protobuf:"bytes,12,rep,name=policies,proto3" json:"policies,omitempty"`
 	FailOpen      bool              `protobuf:"varint,13,opt,name=fail_open,json=failOpen,proto3" json:"fail_open,omitempty"`
 	MtlsPorts     map[uint32]string `protobuf:"bytes,14,rep,name=mtls_ports,json=mtlsPorts,proto3" json:"mtls_ports,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Accelerate    bool              `protobuf:"varint,15,opt,name=accelerate,proto3" json:"accelerate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2412,6 +2422,13 @@ func (x *WorkloadInfo) GetMtlsPorts() map[uint32]string {
 		return x.MtlsPorts
 	}
 	return nil
+}
+
+func (x *WorkloadInfo) GetAccelerate() bool {
+	if x != nil {
+		return x.Accelerate
+	}
+	return false
 }
 
 type ServicesReply struct {
@@ -3734,7 +3751,7 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x0fservice_account\x18\x05 \x01(\tR\x0eserviceAccount\x12\x1b\n" +
 	"\tspiffe_id\x18\x06 \x01(\tR\bspiffeId\x12\x12\n" +
 	"\x04node\x18\a \x01(\tR\x04node\x12\x18\n" +
-	"\aservice\x18\b \x01(\tR\aservice\"\xef\x04\n" +
+	"\aservice\x18\b \x01(\tR\aservice\"\x91\x05\n" +
 	"\x04Flow\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -3757,7 +3774,8 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x05audit\x18\x12 \x01(\tR\x05audit\x120\n" +
 	"\x04http\x18\x13 \x01(\v2\x1c.warren.admin.v1.HTTPRequestR\x04http\x12\x10\n" +
 	"\x03pod\x18\x14 \x01(\tR\x03pod\x12\x16\n" +
-	"\x06direct\x18\x15 \x01(\bR\x06direct\"\xec\x03\n" +
+	"\x06direct\x18\x15 \x01(\bR\x06direct\x12 \n" +
+	"\vaccelerated\x18\x16 \x01(\bR\vaccelerated\"\xec\x03\n" +
 	"\vHTTPRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
@@ -3812,7 +3830,7 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\x04path\x18\x0f \x01(\tR\x04path\x12\x16\n" +
 	"\x06status\x18\x10 \x01(\tR\x06status\"M\n" +
 	"\x0eWorkloadsReply\x12;\n" +
-	"\tworkloads\x18\x01 \x03(\v2\x1d.warren.admin.v1.WorkloadInfoR\tworkloads\"\xf3\x03\n" +
+	"\tworkloads\x18\x01 \x03(\v2\x1d.warren.admin.v1.WorkloadInfoR\tworkloads\"\x93\x04\n" +
 	"\fWorkloadInfo\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3830,7 +3848,10 @@ const file_api_adminv1_admin_proto_rawDesc = "" +
 	"\bpolicies\x18\f \x03(\tR\bpolicies\x12\x1b\n" +
 	"\tfail_open\x18\r \x01(\bR\bfailOpen\x12K\n" +
 	"\n" +
-	"mtls_ports\x18\x0e \x03(\v2,.warren.admin.v1.WorkloadInfo.MtlsPortsEntryR\tmtlsPorts\x1a<\n" +
+	"mtls_ports\x18\x0e \x03(\v2,.warren.admin.v1.WorkloadInfo.MtlsPortsEntryR\tmtlsPorts\x12\x1e\n" +
+	"\n" +
+	"accelerate\x18\x0f \x01(\bR\n" +
+	"accelerate\x1a<\n" +
 	"\x0eMtlsPortsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +

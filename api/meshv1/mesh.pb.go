@@ -1086,7 +1086,9 @@ type Workload struct {
 	Through []string `protobuf:"bytes,16,rep,name=through,proto3" json:"through,omitempty"`
 	// The Gateway that it is a waypoint of, "<namespace>/<name>": it is enrolled, speaks HBONE itself, and is never
 	// captured. Empty for every other workload.
-	Gateway       string `protobuf:"bytes,17,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Gateway string `protobuf:"bytes,17,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// True if its connections with others of its node that want it too may go past TCP.
+	Accelerate    bool `protobuf:"varint,18,opt,name=accelerate,proto3" json:"accelerate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1238,6 +1240,13 @@ func (x *Workload) GetGateway() string {
 		return x.Gateway
 	}
 	return ""
+}
+
+func (x *Workload) GetAccelerate() bool {
+	if x != nil {
+		return x.Accelerate
+	}
+	return false
 }
 
 // MTLS is what PeerAuthentication says about connections into one workload.
@@ -4493,7 +4502,7 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\benrolled\x18\x02 \x01(\bR\benrolled\"K\n" +
 	"\bSettings\x12\x18\n" +
 	"\aleaving\x18\x01 \x01(\bR\aleaving\x12%\n" +
-	"\x0enode_addresses\x18\x02 \x03(\fR\rnodeAddresses\"\xe4\x03\n" +
+	"\x0enode_addresses\x18\x02 \x03(\fR\rnodeAddresses\"\x84\x04\n" +
 	"\bWorkload\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -4512,7 +4521,10 @@ const file_api_meshv1_mesh_proto_rawDesc = "" +
 	"\fhost_network\x18\x0e \x01(\bR\vhostNetwork\x12\x1a\n" +
 	"\bwaypoint\x18\x0f \x01(\tR\bwaypoint\x12\x18\n" +
 	"\athrough\x18\x10 \x03(\tR\athrough\x12\x18\n" +
-	"\agateway\x18\x11 \x01(\tR\agateway\"\x8e\x02\n" +
+	"\agateway\x18\x11 \x01(\tR\agateway\x12\x1e\n" +
+	"\n" +
+	"accelerate\x18\x12 \x01(\bR\n" +
+	"accelerate\"\x8e\x02\n" +
 	"\x04MTLS\x12-\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x19.warren.mesh.v1.MTLS.ModeR\x04mode\x125\n" +
 	"\x05ports\x18\x02 \x03(\v2\x1f.warren.mesh.v1.MTLS.PortsEntryR\x05ports\x12\x16\n" +

@@ -41,7 +41,7 @@ func DecodeWorkload(w *meshv1.Workload) (*mesh.Workload, error) {
 		UID: mesh.UID(w.GetUid()), Namespace: w.GetNamespace(), Name: w.GetName(),
 		ServiceAccount: w.GetServiceAccount(), TrustDomain: w.GetTrustDomain(),
 		Node: w.GetNode(), Zone: w.GetZone(), App: w.GetApp(), Addrs: addrs,
-		Enrolled: w.GetEnrolled(), FailOpen: w.GetFailOpen(), HostNetwork: w.GetHostNetwork(),
+		Enrolled: w.GetEnrolled(), FailOpen: w.GetFailOpen(), Accelerate: w.GetAccelerate(), HostNetwork: w.GetHostNetwork(),
 		Policies: w.GetPolicies(), MTLS: mtls,
 		Waypoint: w.GetWaypoint(), Through: w.GetThrough(), Gateway: w.GetGateway(),
 	}, nil

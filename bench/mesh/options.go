@@ -99,7 +99,7 @@ func (o *options) checkOnly() error {
 }
 
 func rowNames() []string {
-	return []string{bareNear, bareFar, warrenNear, warrenTLS, warrenFar, warrenWay, nginxRow, haproxyRow, envoyRow, connectRow, ztunnelRow}
+	return []string{bareNear, bareFar, warrenNear, warrenFast, warrenTLS, warrenFar, warrenWay, nginxRow, haproxyRow, envoyRow, connectRow, ztunnelRow}
 }
 
 // warm is how long a load runs before it is measured, seconds.

@@ -8,11 +8,12 @@ import (
 
 func TestOnlyIsANameOrABeginning(t *testing.T) {
 	for only, want := range map[string][]string{
-		"":                 rowNames(),
-		"envoy":            {envoyRow}, // a row's name, though another one begins with it
-		"env":              {envoyRow, connectRow},
-		"warren same node": {warrenNear},
-		"warren":           {warrenNear, warrenTLS, warrenFar, warrenWay},
+		"":                             rowNames(),
+		"envoy":                        {envoyRow}, // a row's name, though another one begins with it
+		"env":                          {envoyRow, connectRow},
+		"warren same node":             {warrenNear},
+		"warren same node accelerated": {warrenFast},
+		"warren":                       {warrenNear, warrenFast, warrenTLS, warrenFar, warrenWay},
 	} {
 		o := options{}
 		if only != "" {

@@ -16,6 +16,7 @@ const (
 	bareNear   = "bare same node"
 	bareFar    = "bare across nodes"
 	warrenNear = "warren same node"
+	warrenFast = "warren same node accelerated"
 	warrenTLS  = "warren same node encrypted"
 	warrenFar  = "warren across nodes"
 	warrenWay  = "warren waypoint"
@@ -39,6 +40,10 @@ metadata: {name: n2}
 apiVersion: v1
 kind: Namespace
 metadata: {name: mesh, labels: {warren.dev/mesh: enabled}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: quick, labels: {warren.dev/mesh: enabled}, annotations: {warren.dev/accelerate: "true"}}
 ---
 apiVersion: v1
 kind: Namespace
@@ -142,9 +147,10 @@ func (s *stage) mainManifests() string {
 	out := nodesAndNamespaces + fmt.Sprintf(waypointAndService, args)
 	for _, p := range [][3]string{
 		{"mesh", "client", "n1"}, {"mesh", "near", "n1"}, {"mesh", "far", "n2"}, {"mesh", "way", "n2"},
+		{"quick", "client", "n1"}, {"quick", "near", "n1"},
 		{"bare", "client", "n1"}, {"bare", "near", "n1"}, {"bare", "far", "n2"},
-		// The lab puts a waypoint on the node with the fewest pods: this one makes that n1, the client's.
-		{"bare", "spare", "n2"},
+		// The lab puts a waypoint on the node with the fewest pods: these make that n1, the client's.
+		{"bare", "spare", "n2"}, {"bare", "spare2", "n2"}, {"bare", "spare3", "n2"},
 	} {
 		out += placeholder(p[0], p[1], p[2])
 	}
@@ -160,7 +166,7 @@ func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
 	if p, err := sc.Lab.Pod(waypointPod); err != nil || p.Node != "n1" {
 		return nil, nil, errors.Join(fmt.Errorf("%s is not on n1, where its row wants it", waypointPod), err)
 	}
-	for _, pod := range []string{"mesh/near", "mesh/far", "mesh/way", "bare/near", "bare/far"} {
+	for _, pod := range []string{"mesh/near", "quick/near", "mesh/far", "mesh/way", "bare/near", "bare/far"} {
 		if err := s.serve(ctx, sc, pod); err != nil {
 			return nil, nil, err
 		}
@@ -169,6 +175,8 @@ func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
 	agent, err := sc.Agent("n1")
 	agent.PassedBy = true // the kernel connects pods of one node by itself once the agent has allowed it
 	near.passes(agent, err)
+	fast := direct(sc, row{name: warrenFast, base: bareNear}, "quick/client", "quick/near")
+	fast.passes(agent, err)
 	far := direct(sc, row{name: warrenFar, base: bareFar, tunnel: tunnelPort, pooled: true}, "mesh/client", "mesh/far")
 	way := direct(sc, row{name: warrenWay, base: bareFar, tunnel: tunnelPort, pooled: true}, "mesh/client", "mesh/way")
 	vip, err := sc.VIP("mesh/way")
@@ -180,7 +188,7 @@ func (s *stage) mainRows(ctx context.Context) (*scene.Scene, []*row, error) {
 	}
 	way.passes(sc.Pod("waypoint", waypointPod))
 	return sc, []*row{
-		direct(sc, row{name: bareNear}, "bare/client", "bare/near"), direct(sc, row{name: bareFar}, "bare/client", "bare/far"), near, far, way,
+		direct(sc, row{name: bareNear}, "bare/client", "bare/near"), direct(sc, row{name: bareFar}, "bare/client", "bare/far"), near, fast, far, way,
 	}, nil
 }
 

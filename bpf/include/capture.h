@@ -29,7 +29,7 @@ struct slot {
 	__u32 fail_open; /* 1: with no listener the pod's connections pass uncaptured */
 	__u16 out_port4; /* outbound listener on 127.0.0.1, 0 if none */
 	__u16 out_port6; /* outbound listener on ::1, 0 if none */
-	__u32 zero;
+	__u32 accelerate; /* 1: what it has with others like it may go past TCP */
 	__u32 src4[4];   /* address to show as a connection's own, 0 if the pod has none of the family */
 	__u32 src6[4];
 };
@@ -134,6 +134,11 @@ enum direct_kind {
 	DIRECT_ENDED = 2, /* the client's socket has closed */
 };
 
+enum direct_flag {
+	DIRECT_GOT_FIN = 1, /* the server's FIN came */
+	DIRECT_FAST = 2,    /* part of it went past TCP, accelerated */
+};
+
 /* direct_event is what the agent is told of such a connection. */
 struct direct_event {
 	struct ends ends;
@@ -144,11 +149,33 @@ struct direct_event {
 	__u64 acked;       /* bytes that the server took, SYN and FIN counted */
 	__u64 received;    /* bytes that came from it, its FIN counted */
 	__u32 error;       /* errno of the socket */
-	__u32 got_fin;     /* 1 if the server's FIN came */
+	__u32 flags;       /* enum direct_flag */
 	__u32 srtt_us;
 	__u32 retransmits; /* of the client */
 };
 _Static_assert(sizeof(struct direct_event) == 168, "struct direct_event is part of the map ABI");
+
+/*
+ * lane is an accelerated connection: where the kernel has its two sockets, for reading what may be gone, and how many bytes
+ * went past TCP, from the client (up) and to it.
+ */
+struct lane {
+	__u64 client_sk, server_sk;
+	__u64 up, down;
+};
+_Static_assert(sizeof(struct lane) == 32, "struct lane is part of the map ABI");
+
+enum lane_side {
+	SIDE_CLIENT = 0,
+	SIDE_SERVER = 1,
+};
+
+/* lane_key finds the socket of one end. */
+struct lane_key {
+	struct ends ends;
+	__u32 side; /* enum lane_side */
+};
+_Static_assert(sizeof(struct lane_key) == 44, "struct lane_key is part of the map ABI");
 
 /* Roles of ztunnel's listeners; listeners[] is indexed by slot * ROLE_STRIDE + role * 2 + (IPv6 ? 1 : 0). */
 enum listener_role {

@@ -27,6 +27,11 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	int sk_err;
+	int sk_rcvbuf;
+	void *sk_user_data;
+	struct {
+		struct { int counter; } rmem_alloc;
+	} sk_backlog;
 } __attribute__((preserve_access_index));
 
 struct inet_sock {
@@ -35,11 +40,14 @@ struct inet_sock {
 
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	const void *icsk_ulp_ops;
 } __attribute__((preserve_access_index));
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	__u8 is_mptcp : 1;
+	__u32 write_seq;
+	__u32 copied_seq;
 } __attribute__((preserve_access_index));
 
 #define SOCK_DONE_BIT 1 /* enum sock_flags: the peer's FIN has come */
@@ -83,6 +91,18 @@ static __always_inline int may_go_direct(struct bpf_sock *sk, __u32 slot, const 
 	return permit_for(slot, dst, permit) && direct_has_room() && !is_mptcp(sk);
 }
 
+/* Adds what went past TCP. */
+static __always_inline void add_lane(const struct ends *ends, struct direct_event *event)
+{
+	struct lane *lane = bpf_map_lookup_elem(&lanes, ends);
+	if (!lane)
+		return;
+	event->acked += lane->up;
+	event->received += lane->down;
+	if (lane->up | lane->down)
+		event->flags |= DIRECT_FAST;
+}
+
 /* Tells the agent. A connection whose beginning cannot be told is not noted, so that it is steered to ztunnel. */
 static __always_inline int tell_direct(__u32 kind, const struct ends *ends, const struct direct *direct,
 				       struct bpf_sock_ops *ctx)
@@ -102,9 +122,11 @@ static __always_inline int tell_direct(__u32 kind, const struct ends *ends, cons
 		event->received = ctx->bytes_received;
 		event->srtt_us = ctx->srtt_us >> 3;
 		event->retransmits = ctx->total_retrans;
+		add_lane(ends, event);
 		if (tp) {
 			event->error = BPF_CORE_READ(tp, inet_conn.icsk_inet.sk.sk_err);
-			event->got_fin = BPF_CORE_READ(tp, inet_conn.icsk_inet.sk.__sk_common.skc_flags) >> SOCK_DONE_BIT & 1;
+			if (BPF_CORE_READ(tp, inet_conn.icsk_inet.sk.__sk_common.skc_flags) >> SOCK_DONE_BIT & 1)
+				event->flags |= DIRECT_GOT_FIN;
 		}
 	}
 	bpf_ringbuf_submit(event, 0);
@@ -164,6 +186,7 @@ static __always_inline int follow_direct(struct bpf_sock_ops *ctx, const struct 
 			add_open(-1);
 		if (tell_direct(DIRECT_ENDED, ends, &copy, ctx))
 			count(DIRECT_END_LOST, 0); /* the agent looks for what is not in the map any more */
+		bpf_map_delete_elem(&lanes, ends);
 	}
 	return 1;
 }

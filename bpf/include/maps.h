@@ -86,6 +86,7 @@ struct {
 
 #define MAX_DIRECT 65536
 #define DIRECT_RING (1 << 20)
+#define MAX_LANES 16384
 
 /* Connections that go without it, from before their SYN until their client's socket closes, and how many these are. */
 struct {
@@ -107,6 +108,22 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, DIRECT_RING);
 } direct_events SEC(".maps");
+
+/* Accelerated connections, each with both of its sockets. What there is no room for is direct, as others are. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LANES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ends);
+	__type(value, struct lane);
+} lanes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 2 * MAX_LANES);
+	__type(key, struct lane_key);
+	__type(value, __u64);
+} fast SEC(".maps");
 
 /* Marks ztunnel's own sockets; sockets accepted from a marked listener inherit the mark. */
 struct {

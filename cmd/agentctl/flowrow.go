@@ -74,6 +74,8 @@ func securityCell(f *adminv1.Flow) cell {
 	switch {
 	case f.Security == "plaintext":
 		c.style = warn
+	case f.Accelerated:
+		c.text = "accelerated"
 	case f.Direct: // local too, and no process in between
 		c.text = "direct"
 	}

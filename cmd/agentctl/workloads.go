@@ -52,7 +52,7 @@ func (a *app) workloadsCommand() *cobra.Command {
 func (a *app) workloadTable(workloads []*adminv1.WorkloadInfo, wide bool) error {
 	t := table{header: []string{"NAMESPACE", "NAME", "NODE", "ENROLLED", "MTLS", "POLICIES", "ADDRESSES"}}
 	if wide {
-		t.header = append(t.header, "SPIFFE ID", "ZONE", "MTLS FROM", "MTLS PORTS", "FAIL OPEN", "POLICY NAMES", "UID")
+		t.header = append(t.header, "SPIFFE ID", "ZONE", "MTLS FROM", "MTLS PORTS", "FAIL OPEN", "ACCELERATE", "POLICY NAMES", "UID")
 	}
 	for _, w := range workloads {
 		enrolled := cell{"yes", good}
@@ -62,7 +62,7 @@ func (a *app) workloadTable(workloads []*adminv1.WorkloadInfo, wide bool) error 
 		row := append(cells(w.Namespace, w.Name, w.Node), enrolled, cell{text: w.Mtls})
 		row = append(row, cells(fmt.Sprint(len(w.Policies)), join(w.Addresses))...)
 		if wide {
-			row = append(row, cells(w.SpiffeId, w.Zone, w.MtlsSource, portModes(w.MtlsPorts), yesNo(w.FailOpen),
+			row = append(row, cells(w.SpiffeId, w.Zone, w.MtlsSource, portModes(w.MtlsPorts), yesNo(w.FailOpen), yesNo(w.Accelerate),
 				join(w.Policies), w.Uid)...)
 		}
 		t.add(row...)

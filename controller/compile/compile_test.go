@@ -129,6 +129,9 @@ func renderWorkload(b *strings.Builder, w *meshv1.Workload) {
 	if w.GetFailOpen() {
 		b.WriteString(" fail_open")
 	}
+	if w.GetAccelerate() {
+		b.WriteString(" accelerate")
+	}
 	if w.GetHostNetwork() {
 		b.WriteString(" host_network")
 	}

@@ -63,12 +63,29 @@ func (c *compiler) newPod(o *manifest.Object) *pod {
 	if ns := c.namespaces[o.Namespace]; ns != nil && w.Enrolled {
 		w.FailOpen = ns.Meta.Annotations[manifest.AnnotationAgentAbsent] == manifest.AgentAbsentOpen
 	}
+	w.Accelerate = w.Enrolled && c.accelerated(o)
 	if _, err := resource.DecodeWorkload(w); err != nil {
 		c.problem(o, "left out: %v", err)
 		return nil
 	}
 	p.workload = w
 	return p
+}
+
+// accelerated tells whether a pod asks for acceleration, or else its namespace. A mistake in that must not keep a pod out of
+// the mesh.
+func (c *compiler) accelerated(o *manifest.Object) bool {
+	by := o
+	v, ok := o.Meta.Annotations[manifest.AnnotationAccelerate]
+	if ns := c.namespaces[o.Namespace]; !ok && ns != nil {
+		by = ns
+		v, ok = ns.Meta.Annotations[manifest.AnnotationAccelerate]
+	}
+	if ok && v != manifest.AccelerateOn && v != manifest.AccelerateOff {
+		c.problem(by, "metadata.annotations.%s: want %q or %q, got %q: %s is not accelerated", manifest.AnnotationAccelerate,
+			manifest.AccelerateOn, manifest.AccelerateOff, v, o.Key)
+	}
+	return ok && v == manifest.AccelerateOn
 }
 
 // enrolled tells whether a pod is in the mesh: its own label says so, or else its namespace's. A pod in its node's

@@ -19,12 +19,18 @@ const (
 	AnnotationAgentAbsent = "warren.dev/agent-absent"
 	AgentAbsentOpen       = "open"
 	AgentAbsentClosed     = "closed"
+	// AnnotationAccelerate on a pod, or else its namespace, has connections with other such pods of its node go past TCP.
+	AnnotationAccelerate = "warren.dev/accelerate"
+	AccelerateOn         = "true"
+	AccelerateOff        = "false"
 	// AnnotationTrafficDistribution on a service is how Istio's users wrote spec.trafficDistribution before it was.
 	AnnotationTrafficDistribution = "networking.istio.io/traffic-distribution"
 )
 
 // Annotations returns every annotation that the mesh reads.
-func Annotations() []string { return []string{AnnotationAgentAbsent, AnnotationTrafficDistribution} }
+func Annotations() []string {
+	return []string{AnnotationAgentAbsent, AnnotationAccelerate, AnnotationTrafficDistribution}
+}
 
 // at makes an error about a field that was decoded.
 func (d *decoder) at(path, format string, args ...any) error {

@@ -72,6 +72,9 @@ func build(root, dir string) error {
 // binDir is set once, before any test runs.
 var binDir string
 
+// CarriesSameNode tells whether agents carry what the kernel could connect by itself.
+func CarriesSameNode() bool { return os.Getenv("WARREN_CARRY_SAME_NODE") == "1" }
+
 // BinDir returns where the binaries of this tree are.
 func BinDir() string { return binDir }
 
@@ -93,7 +96,7 @@ func Up(tb testing.TB, manifests string, edit ...func(*lab.Options)) *Mesh {
 	m := &Mesh{tb: tb, Dir: dir}
 	m.Write("mesh.yaml", manifests)
 	o := lab.Options{Name: fmt.Sprintf("t%d-%d", os.Getpid(), labs.Add(1)), Manifests: dir, BinDir: binDir}
-	if os.Getenv("WARREN_CARRY_SAME_NODE") == "1" {
+	if CarriesSameNode() {
 		o.AgentArgs = []string{"--carry-same-node"}
 	}
 	for _, f := range edit {

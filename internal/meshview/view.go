@@ -24,7 +24,7 @@ func Workloads(m *mesh.Snapshot, namespace string) *adminv1.WorkloadsReply {
 		info := &adminv1.WorkloadInfo{
 			Uid: string(w.UID), Namespace: w.Namespace, Name: w.Name, ServiceAccount: w.ServiceAccount,
 			SpiffeId: ID(w).String(), Node: w.Node, Zone: w.Zone, Addresses: texts(w.Addrs), Enrolled: w.Enrolled,
-			Mtls: w.MTLS.Default.String(), MtlsSource: w.MTLS.Source, Policies: w.Policies, FailOpen: w.FailOpen,
+			Mtls: w.MTLS.Default.String(), MtlsSource: w.MTLS.Source, Policies: w.Policies, FailOpen: w.FailOpen, Accelerate: w.Accelerate,
 		}
 		for port, mode := range w.MTLS.Ports {
 			if info.MtlsPorts == nil {

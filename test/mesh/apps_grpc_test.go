@@ -23,7 +23,7 @@ func TestGRPCStream(t *testing.T) {
 	server := func(name, node string) appPod {
 		return appPod{name: name, node: node, ports: []int{grpcPort}, command: []string{program, "serve", fmt.Sprint(grpcPort)}}
 	}
-	a := appsUp(t, appPod{name: "client", node: "n1"}, server("near", "n1"), server("far", "n2"))
+	a := fastAppsUp(t, appPod{name: "client", node: "n1"}, server("near", "n1"), server("far", "n2"))
 	a.Tap(appsCanary)
 	a.everyWay(t, func(t *testing.T, w way) {
 		var seen string
@@ -35,4 +35,5 @@ func TestGRPCStream(t *testing.T) {
 			t.Errorf("the server sees %q (%v), want the client at %s", seen, err, a.addr(t, "client", w.v6))
 		}
 	})
+	a.checkAccelerated(t)
 }

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/features"
+
+	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/internal/labtest"
 	"github.com/warren-mesh/warren/lab"
 )
@@ -90,7 +93,32 @@ type apps struct {
 // appsUp makes the lab and waits until every pod listens on its ports.
 func appsUp(t *testing.T, pods ...appPod) *apps {
 	t.Helper()
-	manifest := appNodes
+	return appsOf(t, appNodes, pods)
+}
+
+// fastAppsUp is appsUp of apps whose connections between client and near are accelerated, unless the agents carry them or
+// the kernel cannot: they must work the same.
+func fastAppsUp(t *testing.T, pods ...appPod) *apps {
+	t.Helper()
+	const inMesh = "labels: {warren.dev/mesh: enabled}"
+	return appsOf(t, strings.Replace(appNodes, inMesh, inMesh+`, annotations: {warren.dev/accelerate: "true"}`, 1), pods)
+}
+
+// checkAccelerated checks that what fastAppsUp says is so.
+func (a *apps) checkAccelerated(t *testing.T) {
+	t.Helper()
+	const linux618 = 6<<16 | 18<<8
+	if code, err := features.LinuxVersionCode(); err != nil || code < linux618 || labtest.CarriesSameNode() {
+		t.Logf("nothing is accelerated here: kernel %#x, %v", code, err)
+		return
+	}
+	a.AwaitFlow("the kernel accelerated", &adminv1.FlowsRequest{From: client, To: "apps/near", Last: 1000}, func(f *adminv1.Flow) bool {
+		return f.Accelerated && f.BytesIn > 0 && f.BytesOut > 0
+	})
+}
+
+func appsOf(t *testing.T, manifest string, pods []appPod) *apps {
+	t.Helper()
 	for _, p := range pods {
 		manifest += p.manifest()
 	}

@@ -56,7 +56,7 @@ func TestPostgres(t *testing.T) {
 	needs(t, "psql", "postgresql-client")
 	needs(t, "pgbench", "postgresql")
 	data := map[string]string{"near": postgresData(t), "far": postgresData(t)}
-	a := appsUp(t, appPod{name: "client", node: "n1"}, appPod{name: "stranger", node: "n1"}, appPod{name: "stranger", node: "n1", plain: true},
+	a := fastAppsUp(t, appPod{name: "client", node: "n1"}, appPod{name: "stranger", node: "n1"}, appPod{name: "stranger", node: "n1", plain: true},
 		postgres(t, "near", "n1", data["near"]), postgres(t, "far", "n2", data["far"]))
 	a.Tap(appsCanary)
 	a.admitOnlyClient(t, data)
@@ -65,6 +65,7 @@ func TestPostgres(t *testing.T) {
 	t.Run("copy", func(t *testing.T) { a.bothFamilies(t, a.pgCopy) })
 	t.Run("cancel", func(t *testing.T) { a.bothFamilies(t, a.pgCancel) })
 	t.Run("pgbench", func(t *testing.T) { a.bothFamilies(t, a.pgBench) })
+	a.checkAccelerated(t)
 }
 
 // admitOnlyClient lets in nobody but the client, by its pod's addresses, and waits until the servers know.

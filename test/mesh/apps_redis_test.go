@@ -22,7 +22,7 @@ func redis(name, node string, plain bool) appPod {
 func TestRedis(t *testing.T) {
 	needs(t, "redis-server", "redis-server")
 	needs(t, "redis-benchmark", "redis-tools")
-	a := appsUp(t, appPod{name: "client", node: "n1"}, redis("near", "n1", false), redis("far", "n2", false),
+	a := fastAppsUp(t, appPod{name: "client", node: "n1"}, redis("near", "n1", false), redis("far", "n2", false),
 		appPod{name: "client", node: "n1", plain: true}, redis("server", "n2", true))
 	a.Tap(appsCanary)
 	t.Run("set and get", func(t *testing.T) { a.everyWay(t, a.redisSetGet) })
@@ -33,6 +33,7 @@ func TestRedis(t *testing.T) {
 			a.redisBenchmark(t, "legacy/client", a.addr(t, "legacy/server", false).String())
 		})
 	})
+	a.checkAccelerated(t)
 }
 
 // redisSetGet also asks the server who it believes both ends are.
