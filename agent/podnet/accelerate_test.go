@@ -172,8 +172,9 @@ func TestAcceleratedBytesArriveWholeAndInOrder(t *testing.T) {
 			}
 			client.Close()
 			server.Close()
-			eventually(t, "its end is told", func() bool { n.mu.Lock(); defer n.mu.Unlock(); _, ok := n.ended[ends]; return ok })
-			if e := n.ended[ends]; e.In != size || e.Out != size || e.Err != 0 || e.Aborted {
+			var e bpf.DirectEnd
+			eventually(t, "its end is told", func() (ok bool) { n.mu.Lock(); defer n.mu.Unlock(); e, ok = n.ended[ends]; return ok })
+			if e.In != size || e.Out != size || e.Err != 0 || e.Aborted {
 				t.Errorf("ended as %+v, want %d bytes each way", e, size)
 			}
 			if up, down := n.capture.Handed(ends); up+down > 0 {
