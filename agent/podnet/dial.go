@@ -113,11 +113,9 @@ func connectUntil(ctx context.Context, conn *net.TCPConn, dst netip.AddrPort) er
 	sa := sockaddr(dst)
 	var cerr error
 	werr := rc.Write(func(fd uintptr) bool {
-		for {
-			cerr = unix.Connect(int(fd), sa)
-			if cerr != unix.EINTR {
-				break
-			}
+		cerr = connectOnce(int(fd), sa)
+		if cerr == unix.EINPROGRESS { // within one namespace the answer is there before connect(2) returns
+			cerr = connectOnce(int(fd), sa)
 		}
 		return cerr != unix.EINPROGRESS && cerr != unix.EALREADY
 	})
@@ -134,6 +132,14 @@ func connectUntil(ctx context.Context, conn *net.TCPConn, dst netip.AddrPort) er
 		return cerr
 	}
 	return conn.SetWriteDeadline(time.Time{})
+}
+
+func connectOnce(fd int, sa unix.Sockaddr) error {
+	for {
+		if err := unix.Connect(fd, sa); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 func sockaddr(ap netip.AddrPort) unix.Sockaddr {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/warren-mesh/warren/internal/awake"
 	"github.com/warren-mesh/warren/lab"
 )
 
@@ -19,6 +20,10 @@ type Role func(ctx context.Context, args []string) (handled bool, err error)
 func Main(command *cobra.Command, roles ...Role) {
 	if lab.ShimMain(os.Args[1:]) {
 		return
+	}
+	if err := awake.Keep(); err != nil { // clients and servers are on every path that is measured
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := play(ctx, command, append(roles, ServerMain))

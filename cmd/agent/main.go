@@ -11,12 +11,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/warren-mesh/warren/agent"
+	"github.com/warren-mesh/warren/internal/awake"
 	"github.com/warren-mesh/warren/internal/logging"
 	"github.com/warren-mesh/warren/internal/profile"
 	"github.com/warren-mesh/warren/internal/version"
 )
 
 func main() {
+	if err := awake.Keep(); err != nil {
+		fmt.Fprintln(os.Stderr, "agent: slower than it could be:", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {

@@ -17,6 +17,7 @@ import (
 )
 
 func main() {
+	tune()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
@@ -36,7 +37,6 @@ func command() *cobra.Command {
 			if cfg.Log, err = logging.New(os.Stderr, level, format); err != nil {
 				return err
 			}
-			collectLess()
 			stop, err := profile.Serve(profiles)
 			if err != nil {
 				return err
