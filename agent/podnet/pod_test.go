@@ -14,6 +14,7 @@ import (
 
 	"github.com/warren-mesh/warren/bpf"
 	"github.com/warren-mesh/warren/internal/nettest"
+	"golang.org/x/sys/unix"
 )
 
 // node is a captured pod "a", and a namespace "b" outside, on one bridge.
@@ -182,6 +183,52 @@ func TestInboundIsSteeredAndTheAppSeesTheClient(t *testing.T) {
 				}
 				return err
 			})
+		})
+	}
+}
+
+// TestAcceptedConnectionsAreKeptAlive: a peer whose machine is gone is noticed after six minutes.
+func TestAcceptedConnectionsAreKeptAlive(t *testing.T) {
+	n := newNode(t)
+	whoami(n.a, t)
+	if err := n.pod.Enroll(); err != nil {
+		t.Fatal(err)
+	}
+	options := make(chan [4]int, 1)
+	n.relays.serve(n.pod.Plaintext, func(c *net.TCPConn) {
+		defer c.Close()
+		var got [4]int
+		if err := control(c, func(fd int) (err error) {
+			for i, o := range [][2]int{{unix.SOL_SOCKET, unix.SO_KEEPALIVE}, {unix.SOL_TCP, unix.TCP_KEEPIDLE}, {unix.SOL_TCP, unix.TCP_KEEPINTVL}, {unix.SOL_TCP, unix.TCP_KEEPCNT}} {
+				if got[i], err = unix.GetsockoptInt(fd, o[0], o[1]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		options <- got
+	})
+	for i, name := range []string{"v4", "v6"} {
+		t.Run(name, func(t *testing.T) {
+			n.b.Do(t, func() error {
+				c, err := net.DialTimeout("tcp", netip.AddrPortFrom(n.a.Addrs[i], 8080).String(), time.Second)
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				_, _ = io.ReadAll(c)
+				return nil
+			})
+			select {
+			case got := <-options:
+				if want := [4]int{1, 180, 30, 6}; got != want {
+					t.Errorf("keep-alive is %v, want %v", got, want)
+				}
+			case <-time.After(3 * time.Second):
+				t.Error("nothing was accepted")
+			}
 		})
 	}
 }

@@ -24,6 +24,10 @@ func (j *job) ask(ctx context.Context, ready begin) (outcome, func(), error) {
 			_ = c.Close()
 		}
 	}
+	stopBulk, err := j.bulkBeside(ctx)
+	if err != nil {
+		return outcome{}, end, err
+	}
 	askers := make([]load.Asker, j.Connections)
 	var calls echo.Client
 	for i := range askers {
@@ -52,7 +56,7 @@ func (j *job) ask(ctx context.Context, ready begin) (outcome, func(), error) {
 		return outcome{}, end, err
 	}
 	o, err := outcomeOf(j.load().Run(askers, seconds(j.Seconds)))
-	return o, end, err
+	return o, end, errors.Join(err, stopBulk())
 }
 
 func caller(c echo.Client, size int) load.Asker {

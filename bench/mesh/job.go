@@ -31,6 +31,7 @@ type job struct {
 	Size        int     // of a message, bytes
 	Connections int     // or streams
 	Rate        float64 // requests a second; 0 is a closed loop
+	Beside      int     // streams to the server that go on beside the requests
 	Warm        float64 // seconds before the measurement, on the same connections
 	Seconds     float64
 	// Tunnel is the port at the other end of what a row's connections travel in; 0 if there is none.

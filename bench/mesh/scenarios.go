@@ -53,6 +53,7 @@ func scenarios(idleConns int) (out []scenario) {
 			out = append(out, steady(kindEcho, fmt.Sprintf("rate%g-%d", rate, size), fmt.Sprintf("%d B there and back", size), size, rate, size == 64 && rate == 1000))
 		}
 	}
+	out = append(out, beside(steady(kindEcho, "rate1000-64-bulk", "64 B there and back", 64, 1000, false), 2))
 	for _, kind := range []string{kindUpload, kindDownload} {
 		for _, n := range []int{1, 8} {
 			out = append(out, bulk(kind, n, n == 1))
@@ -79,6 +80,13 @@ func steady(kind, name, title string, size int, rate float64, quick bool) scenar
 		Name: name, Title: fmt.Sprintf("%s, %g/s on 16 connections, latency from when each was due", title, rate),
 		Per: perThousand, Columns: append(append(latencies(), measure.Column{Unit: "req/s", Title: "REACHED/S"}), costs(perThousand)...),
 	}, job{Kind: kind, Size: size, Connections: 16, Rate: rate}, quick}
+}
+
+// beside is s beside n streams that take what they get.
+func beside(s scenario, n int) scenario {
+	s.Title += fmt.Sprintf(", beside %d streams", n)
+	s.job.Beside = n
+	return s
 }
 
 func bulk(kind string, n int, quick bool) scenario {

@@ -58,6 +58,37 @@ func (j *job) stream(ctx context.Context, ready begin) (outcome, func(), error) 
 	return o, end, errs
 }
 
+// bulkBeside starts streams to the server that go on beside what is measured, until stop is called.
+func (j *job) bulkBeside(ctx context.Context) (stop func() error, err error) {
+	var moved atomic.Int64
+	var halt atomic.Bool
+	results := make(chan error, j.Beside)
+	started := 0
+	stop = func() error {
+		halt.Store(true)
+		var errs error
+		for range started {
+			errs = errors.Join(errs, <-results)
+		}
+		if started > 0 && moved.Load() == 0 {
+			errs = errors.Join(errs, errors.New("the streams beside moved nothing"))
+		}
+		return errs
+	}
+	for range j.Beside {
+		c, err := j.target().Dial(ctx)
+		if err != nil {
+			return nil, errors.Join(err, stop())
+		}
+		started++
+		go func() {
+			defer func() { _ = c.Close() }()
+			results <- upload(c, &moved, &halt)
+		}()
+	}
+	return stop, nil
+}
+
 // upload ends by hearing from the server that all of it came.
 func upload(conn net.Conn, moved *atomic.Int64, stop *atomic.Bool) error {
 	if _, err := conn.Write([]byte{echo.ModeUpload}); err != nil {

@@ -31,9 +31,9 @@ var aRequest = Request{
 	Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 }
 
-// BenchmarkEncodeData is DATA's headers put around a payload: 64 KiB take four frames for a peer with frames of 16 KiB.
+// BenchmarkEncodeData is DATA's headers put around a payload: 60 KiB take four frames for a peer with frames of 16 KiB.
 func BenchmarkEncodeData(b *testing.B) {
-	for _, size := range []int{64, smallUnit, 4 * smallUnit} {
+	for _, size := range []int{64, smallUnit, oneSend - 4*headerSize} {
 		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
 			const start = controlRoom + headerSize
 			buf := make([]byte, start+size+4*headerSize)

@@ -97,10 +97,14 @@ const (
 	headerSize  = 9
 	// smallUnit is the payload of a frame that any peer takes, and with its header a whole TLS record.
 	smallUnit = 16<<10 - headerSize
-	// largeUnit is the payload of a frame for peers that take 64 KiB.
-	largeUnit = 64<<10 - headerSize
-	// tailRoom is for the headers of the four frames behind the first that the largest payload makes of small units.
-	tailRoom = 4 * headerSize
+	// oneSend is what is sent at once, but for what waits in the control buffer: with its records' overhead it leaves as one
+	// segment, that the network's offloading cuts up, if it is not above 65,160 bytes with an MTU of 1500, or 62,636 with one
+	// of 9000. What were above would leave as another segment of its own, which costs the stack about as much as a full one.
+	oneSend = 60 << 10
+	// largeUnit is the payload of a frame for peers that take as much.
+	largeUnit = oneSend - headerSize
+	// tailRoom is for the headers of the three frames behind the first that the largest payload makes of small units.
+	tailRoom = 3 * headerSize
 )
 
 // frameSizes are the payload sizes of frame buffers. An idle stream that waits for its app holds the first.

@@ -14,7 +14,7 @@
 //	  ▼
 //	frame buffer ── wait for stream and connection credit ──      (flow.go: conn.acquire)
 //	  │ 9-byte header written in place, pending control frames in front of it
-//	  ▼ one Write of the connection, ≤ 64 KiB                     (write.go: conn.writeData)
+//	  ▼ one Write of the connection, ≤ 60 KiB                     (write.go: conn.writeData)
 //	TLS ═══════════════════════════════════════════════════ TLS
 //	  ▼ the connection's only reader; it never waits for anybody  (read.go: conn.readFrames)
 //	frame header ── order, window and stream are checked ──       (data.go: conn.onData)

@@ -31,6 +31,8 @@ type writeState struct {
 	ctl     []byte // control frames that wait, and DATA that was left to the one who writes, in order
 	headers *headerEncoder
 
+	gathering gathering
+
 	kick    chan struct{} // there is something in ctl
 	peerMax atomic.Uint32 // the largest frame payload the peer takes
 }
@@ -48,7 +50,7 @@ func (w *writeState) units() (unit, batch int) {
 	if w.peerMax.Load() >= largeUnit {
 		return largeUnit, largeUnit
 	}
-	return smallUnit, 4 * smallUnit
+	return smallUnit, oneSend - 4*headerSize
 }
 
 // flushLoop writes control frames that no DATA took along, until the connection ends; the last one is its GOAWAY.
@@ -93,14 +95,14 @@ func (w *writeState) waits() bool {
 	return len(w.ctl) > 0
 }
 
-// tryFlush writes control frames now, or leaves them to the flusher if somebody is writing. It is for goroutines that
+// tryFlush writes what waits in the control buffer now, or leaves it to somebody who is writing. It is for goroutines that
 // have just queued something a peer waits for, and saves them a hand-over. The reader must not call it.
 func (c *conn) tryFlush() {
-	if !c.writer.wmu.TryLock() {
-		c.kickFlusher()
-		return
+	w := &c.writer
+	w.gather()
+	if w.waits() && w.wmu.TryLock() { // who holds it looks once more after
+		c.releaseSocket()
 	}
-	c.releaseSocket()
 }
 
 func (c *conn) kickFlusher() {
@@ -136,18 +138,17 @@ func (c *conn) writeSocket(b []byte) error {
 
 // writeData writes payload, which lies in buf from start on behind room for a header, as DATA of unit-sized frames. Frames
 // beyond the first need room behind the payload. Control frames go first, in the same Write if they are small. What is
-// small itself is left to somebody who is writing: one write for several streams costs this side, the kernel and the peer
-// about as much as one for each.
+// small itself goes the same way as they: one write for several streams costs this side, the kernel and the peer about as
+// much as one for each.
 func (c *conn) writeData(s *Stream, buf []byte, start, size, unit int) error {
 	end := spreadFrames(buf, start, size, unit, s.id)
 	first := start - headerSize
-	if !c.writer.wmu.TryLock() {
-		if c.leaveData(s, buf[first:end]) {
-			c.cfg.Stats.BytesSent.Add(int64(size))
-			return nil
-		}
-		c.writer.wmu.Lock()
+	if c.leaveData(s, buf[first:end]) {
+		c.cfg.Stats.BytesSent.Add(int64(size))
+		c.tryFlush()
+		return nil
 	}
+	c.writer.wmu.Lock()
 	defer c.releaseSocket()
 	ctl := c.takeControl()
 	// A reset is marked before its RST_STREAM is queued: if that is in ctl, no DATA may follow.
@@ -179,11 +180,9 @@ func (c *conn) leaveData(s *Stream, frames []byte) bool {
 	ok := len(frames) <= maxLeft && len(w.ctl)+len(frames) <= maxLeftAll && !s.noSend.Load()
 	if ok {
 		w.ctl = append(w.ctl, frames...)
+		w.gathering.queued.Add(1)
 	}
 	w.ctlMu.Unlock()
-	if ok && w.wmu.TryLock() { // who held it has looked before
-		c.releaseSocket()
-	}
 	return ok
 }
 

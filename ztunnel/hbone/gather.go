@@ -1,0 +1,38 @@
+package hbone
+
+import (
+	"runtime"
+	"sync/atomic"
+)
+
+// gathering decides whether a goroutine that has something small to write lets others go first, so that one write takes
+// along what they have. On a busy connection that saves most of its system calls, here and at the peer; on another it costs
+// a switch for nothing. So it goes by what came of it lately.
+type gathering struct {
+	queued atomic.Uint32 // frames that were left in the control buffer
+	score  atomic.Int32  // how much more often than not somebody else had something, of late; at most maxScore
+	asked  atomic.Uint32
+}
+
+const (
+	maxScore = 8
+	// askAgain is how many writes there are for each that lets others go first although it has not paid.
+	askAgain = 64
+)
+
+// gather lets others go first, if that pays.
+func (w *writeState) gather() {
+	g := &w.gathering
+	score := g.score.Load()
+	if score <= 0 && g.asked.Add(1)%askAgain != 0 {
+		return
+	}
+	before := g.queued.Load()
+	runtime.Gosched()
+	switch paid := g.queued.Load() != before || !w.waits(); {
+	case paid && score < maxScore:
+		g.score.Add(1)
+	case !paid && score > 0:
+		g.score.Add(-1)
+	}
+}
