@@ -2,11 +2,11 @@ package bpf
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
@@ -51,6 +51,7 @@ func (e *Events) Run(ctx context.Context, f Followed) error {
 	stop := context.AfterFunc(ctx, func() { _ = e.reader.Close() })
 	defer stop()
 	var record ringbuf.Record
+	var now *clock // of the batch
 	for {
 		err := e.reader.ReadInto(&record)
 		switch {
@@ -61,11 +62,19 @@ func (e *Events) Run(ctx context.Context, f Followed) error {
 		case err != nil:
 			return fmt.Errorf("read events of direct connections: %w", err)
 		default:
-			if err := tell(f, record.RawSample); err != nil {
+			if now == nil {
+				c, err := newClock()
+				if err != nil {
+					return err
+				}
+				now = &c
+			}
+			if err := tell(f, record.RawSample, *now); err != nil {
 				return err
 			}
 			if record.Remaining == 0 {
 				time.Sleep(batch)
+				now = nil
 			}
 		}
 	}
@@ -88,15 +97,14 @@ func (e *Events) Drain() {
 	}
 }
 
-func tell(f Followed, raw []byte) error {
+func tell(f Followed, raw []byte, clock clock) error {
 	var ev captureDirectEvent
-	if _, err := binary.Decode(raw, binary.NativeEndian, &ev); err != nil {
-		return fmt.Errorf("event of a direct connection: %w", err)
+	// The type is generated from what the kernel's side was compiled with, padding included.
+	as := unsafe.Slice((*byte)(unsafe.Pointer(&ev)), unsafe.Sizeof(ev))
+	if len(raw) < len(as) {
+		return fmt.Errorf("event of a direct connection has %d bytes, want %d", len(raw), len(as))
 	}
-	clock, err := newClock()
-	if err != nil {
-		return err
-	}
+	copy(as, raw)
 	d := directOf(ev.Ends, ev.Direct, clock)
 	switch captureDirectKind(ev.Kind) {
 	case captureDirectKindDIRECT_OPENS:

@@ -6,16 +6,22 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/warren-mesh/warren/api/adminv1"
 	"github.com/warren-mesh/warren/internal/flowlog"
+	"github.com/warren-mesh/warren/internal/logging"
 	"github.com/warren-mesh/warren/ztunnel"
 )
 
-// maxUnwritten is how many lines may wait to be written. Whoever comes then writes its own.
-const maxUnwritten = 1024
+const (
+	// maxUnwritten is how many lines may wait to be written. Whoever comes then writes its own.
+	maxUnwritten = 1024
+	// collecting is how long lines may collect before they are written, with few wake-ups and writes.
+	collecting = 2 * time.Millisecond
+)
 
 // Observer receives every connection's record. Its methods may be called from any goroutine.
 type Observer struct {
@@ -42,14 +48,23 @@ func (o *Observer) Run(ctx context.Context) error {
 	for {
 		select {
 		case line := <-o.lines:
-			o.write(&line.record)
+			time.Sleep(collecting)
+			logging.Together(o.log.Handler(), func() {
+				o.write(&line.record)
+				o.writeWaiting()
+			})
 		case <-ctx.Done():
 			o.setWriting(false) // from here on nothing is put into lines
-			for len(o.lines) > 0 {
-				o.write(&(<-o.lines).record)
-			}
+			logging.Together(o.log.Handler(), o.writeWaiting)
 			return nil
 		}
+	}
+}
+
+// writeWaiting writes the lines that wait now.
+func (o *Observer) writeWaiting() {
+	for range len(o.lines) { // nobody else takes any
+		o.write(&(<-o.lines).record)
 	}
 }
 

@@ -50,7 +50,7 @@ func rules() []Rule {
 		{Of: "agent/direct", May: []string{"./bpf", "./ztunnel"}},
 		{Of: "agent/kubelet", May: []string{"./bpf", xsys}},
 		{Of: "agent/podnet", May: []string{"./bpf", linkLib, xsys}},
-		{Of: "agent/observe", May: []string{"./api", "./internal/flowlog", "./ztunnel", prom}},
+		{Of: "agent/observe", May: []string{"./api", "./internal/flowlog", "./internal/logging", "./ztunnel", prom}},
 		{Of: "controller", May: []string{"./mesh", "./identity", "./policy", "./ca", "./api", "./internal/flowlog", "./internal/meshview", grpcLib, protobuf, prom, xsys, xsync, "github.com/fsnotify/fsnotify", "go.yaml.in/yaml", "k8s.io", "sigs.k8s.io/gateway-api", "./route", "./waypoint/keyset"}},
 		{Of: "ca", May: []string{"./identity", "./api", grpcLib, protobuf, prom}},
 		{Of: "ca/rotation"},

@@ -13,12 +13,12 @@ func New(w io.Writer, level, format string) (*slog.Logger, error) {
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("log level %q: it is one of debug, info, warn, error", level)
 	}
-	opts := &slog.HandlerOptions{Level: l}
+	opts, to := &slog.HandlerOptions{Level: l}, &lines{w: w}
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, opts)), nil
+		return slog.New(&handler{slog.NewTextHandler(to, opts), to}), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, opts)), nil
+		return slog.New(&handler{slog.NewJSONHandler(to, opts), to}), nil
 	}
 	return nil, fmt.Errorf("log format %q: it is text or json", format)
 }
