@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,8 +46,8 @@ type clientConn struct {
 	// decide says whether the connection may go on, by the world as it is then; nil for what is decided by the request.
 	decide func(*exchange.World) bool
 
-	written bool             // something was, by who serves the connection
-	late    *coalesce.Writer // what HTTP/2 is written through
+	written bool                            // something was, by who serves the connection
+	late    atomic.Pointer[coalesce.Writer] // what HTTP/2 is written through; net/http may close while it writes
 	once    sync.Once
 	done    chan struct{} // closed when nobody uses the stream any more
 }
@@ -56,13 +57,13 @@ func (c *clientConn) Write(b []byte) (int, error) {
 	if !c.written {
 		c.written = true
 		if !bytes.HasPrefix(b, []byte("HTTP/")) {
-			c.late = coalesce.NewWriter(c.Conn)
+			c.late.Store(coalesce.NewWriter(c.Conn))
 		}
 	}
-	if c.late == nil {
-		return c.Conn.Write(b)
+	if late := c.late.Load(); late != nil {
+		return late.Write(b)
 	}
-	return c.late.Write(b)
+	return c.Conn.Write(b)
 }
 
 // Close ends the connection as close(2) ends one of TCP: what was written is followed by an end. Whoever accepted the
@@ -70,12 +71,13 @@ func (c *clientConn) Write(b []byte) (int, error) {
 func (c *clientConn) Close() error {
 	c.once.Do(func() {
 		_ = c.stream.SetReadDeadline(time.Unix(1, 0)) // who reads is to stop; it does not fail
-		if c.late == nil {
+		late := c.late.Load()
+		if late == nil {
 			c.end(nil)
 			return
 		}
 		_ = c.stream.SetWriteDeadline(time.Now().Add(lingerTime))
-		go func() { c.end(c.late.Flush()) }() // net/http closes one connection after the other
+		go func() { c.end(late.Flush()) }() // net/http closes one connection after the other
 	})
 	return nil
 }
