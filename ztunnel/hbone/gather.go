@@ -29,10 +29,11 @@ func (w *writeState) gather() {
 	}
 	before := g.queued.Load()
 	runtime.Gosched()
-	switch paid := g.queued.Load() != before || !w.waits(); {
-	case paid && score < maxScore:
-		g.score.Add(1)
-	case !paid && score > 0:
-		g.score.Add(-1)
+	paid := g.queued.Load() != before || !w.waits()
+	if paid && score < maxScore && g.score.Add(1) > maxScore { // others have counted too
+		g.score.Store(maxScore)
+	}
+	if !paid && score > 0 && g.score.Add(-1) < 0 {
+		g.score.Store(0)
 	}
 }
