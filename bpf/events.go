@@ -101,7 +101,7 @@ func tell(f Followed, raw []byte, clock clock) error {
 	var ev captureDirectEvent
 	// The type is generated from what the kernel's side was compiled with, padding included.
 	as := unsafe.Slice((*byte)(unsafe.Pointer(&ev)), unsafe.Sizeof(ev))
-	if len(raw) < len(as) {
+	if len(raw) != len(as) {
 		return fmt.Errorf("event of a direct connection has %d bytes, want %d", len(raw), len(as))
 	}
 	copy(as, raw)

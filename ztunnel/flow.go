@@ -152,7 +152,7 @@ func (f *flow) watch() error {
 func flush(d duplex) {
 	c, ok := d.(*net.TCPConn)
 	if !ok {
-		return // a stream's frames are written when Write returns
+		return // a reset is queued behind what was given to a stream
 	}
 	const tick, patience = time.Millisecond, 50
 	left := unsent(c)

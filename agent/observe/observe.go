@@ -63,7 +63,7 @@ func (o *Observer) Run(ctx context.Context) error {
 
 // writeWaiting writes the lines that wait now.
 func (o *Observer) writeWaiting() {
-	for range len(o.lines) { // nobody else takes any
+	for range len(o.lines) { // Run is called once: nobody else takes any
 		o.write(&(<-o.lines).record)
 	}
 }

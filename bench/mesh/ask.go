@@ -17,9 +17,9 @@ import (
 const callsPerConnection = 4
 
 // ask connects, warms up, makes the load and hangs up.
-func (j *job) ask(ctx context.Context, ready begin) (outcome, func(), error) {
+func (j *job) ask(ctx context.Context, ready begin) (o outcome, end func(), err error) {
 	var closers []io.Closer
-	end := func() {
+	end = func() {
 		for _, c := range closers {
 			_ = c.Close()
 		}
@@ -28,6 +28,7 @@ func (j *job) ask(ctx context.Context, ready begin) (outcome, func(), error) {
 	if err != nil {
 		return outcome{}, end, err
 	}
+	defer func() { err = errors.Join(err, stopBulk()) }()
 	askers := make([]load.Asker, j.Connections)
 	var calls echo.Client
 	for i := range askers {
@@ -55,8 +56,8 @@ func (j *job) ask(ctx context.Context, ready begin) (outcome, func(), error) {
 	if err := ready(); err != nil {
 		return outcome{}, end, err
 	}
-	o, err := outcomeOf(j.load().Run(askers, seconds(j.Seconds)))
-	return o, end, errors.Join(err, stopBulk())
+	o, err = outcomeOf(j.load().Run(askers, seconds(j.Seconds)))
+	return o, end, err
 }
 
 func caller(c echo.Client, size int) load.Asker {

@@ -69,6 +69,7 @@ func TestJobs(t *testing.T) {
 		"check":    {job{Kind: kindCheck, Size: 64}, checkMessages},
 		"echo":     {job{Kind: kindEcho, Size: 64, Connections: 4}, 10},
 		"rate":     {job{Kind: kindEcho, Size: 1024, Connections: 4, Rate: 200}, 20},
+		"beside":   {job{Kind: kindEcho, Size: 64, Connections: 4, Rate: 200, Beside: 2}, 20},
 		"http":     {job{Kind: kindHTTP, Size: 1024, Connections: 2}, 10},
 		"grpc":     {job{Kind: kindGRPC, Size: 1024, Connections: 8}, 10},
 		"upload":   {job{Kind: kindUpload, Connections: 2}, 1 << 20},

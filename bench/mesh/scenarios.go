@@ -82,9 +82,10 @@ func steady(kind, name, title string, size int, rate float64, quick bool) scenar
 	}, job{Kind: kind, Size: size, Connections: 16, Rate: rate}, quick}
 }
 
-// beside is s beside n streams that take what they get.
+// beside is s beside n streams that take what they get. What the proxies use is theirs for the most part, and not shown.
 func beside(s scenario, n int) scenario {
 	s.Title += fmt.Sprintf(", beside %d streams", n)
+	s.Columns = s.Columns[:len(s.Columns)-len(costs(""))]
 	s.job.Beside = n
 	return s
 }

@@ -70,7 +70,7 @@ func (j *job) bulkBeside(ctx context.Context) (stop func() error, err error) {
 		for range started {
 			errs = errors.Join(errs, <-results)
 		}
-		if started > 0 && moved.Load() == 0 {
+		if started == j.Beside && started > 0 && moved.Load() == 0 {
 			errs = errors.Join(errs, errors.New("the streams beside moved nothing"))
 		}
 		return errs

@@ -10,7 +10,7 @@ import (
 // (PIPE_BUF, pipe(7)).
 const maxTogether = 4096
 
-// Together calls f, and has what is logged meanwhile by h's logger leave by few writes, at the latest when f returns. A
+// Together calls f, and has what is logged meanwhile by h's logger leave by few writes, the last one when f returns. A
 // handler that is not of this package's making writes each line as ever.
 func Together(h slog.Handler, f func()) {
 	if own, ok := h.(*handler); ok {
@@ -48,9 +48,7 @@ func (l *lines) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.kept)+len(line) > maxTogether {
-		if err := l.flush(); err != nil {
-			return 0, err
-		}
+		l.flush()
 	}
 	if l.held == 0 || len(line) > maxTogether {
 		return l.w.Write(line)
@@ -68,17 +66,14 @@ func (l *lines) hold() {
 func (l *lines) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.held--; l.held == 0 {
-		_ = l.flush() // as slog does with a write's error: there is nowhere to say it
-	}
+	l.held--
+	l.flush()
 }
 
-// flush writes what is kept. The caller holds mu.
-func (l *lines) flush() error {
-	if len(l.kept) == 0 {
-		return nil
+// flush writes what is kept. As slog does, it drops what cannot be written: there is nowhere to say it. The caller holds mu.
+func (l *lines) flush() {
+	if len(l.kept) > 0 {
+		_, _ = l.w.Write(l.kept)
+		l.kept = l.kept[:0]
 	}
-	_, err := l.w.Write(l.kept)
-	l.kept = l.kept[:0]
-	return err
 }

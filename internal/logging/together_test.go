@@ -1,6 +1,7 @@
 package logging
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -108,5 +109,35 @@ func TestTogetherWithAnotherHandler(t *testing.T) {
 	Together(slog.DiscardHandler, func() { called = true })
 	if !called {
 		t.Error("it was not called")
+	}
+}
+
+// failing fails the first write.
+type failing struct {
+	writes
+	failed bool
+}
+
+func (f *failing) Write(b []byte) (int, error) {
+	if !f.failed {
+		f.failed = true
+		return 0, errors.New("no space left on device")
+	}
+	return f.writes.Write(b)
+}
+
+// TestTogetherAfterAnError: what cannot be written is dropped, and what comes after is not.
+func TestTogetherAfterAnError(t *testing.T) {
+	w := &failing{}
+	log, err := New(w, "info", "text")
+	if err != nil {
+		t.Fatal(err)
+	}
+	Together(log.Handler(), func() {
+		log.Info("kept", "pad", strings.Repeat("x", maxTogether/2))
+		log.Info("next", "pad", strings.Repeat("x", maxTogether/2))
+	})
+	if all := strings.Join(w.got, ""); strings.Count(all, "\n") != 1 || !strings.Contains(all, "msg=next") {
+		t.Errorf("wrote %q", w.got)
 	}
 }

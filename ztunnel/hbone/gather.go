@@ -11,17 +11,20 @@ import (
 type gathering struct {
 	queued atomic.Uint32 // frames that were left in the control buffer
 	score  atomic.Int32  // how much more often than not somebody else had something, of late; at most maxScore
-	asked  atomic.Uint32
+	asked  atomic.Uint32 // writes that went at once, since it has not paid
 }
 
 const (
 	maxScore = 8
 	// askAgain is how many writes there are for each that lets others go first although it has not paid.
-	askAgain = 64
+	askAgain = 1024
 )
 
-// gather lets others go first, if that pays.
+// gather lets others go first, if that pays. While somebody writes there is no need to: he looks again when he has done.
 func (w *writeState) gather() {
+	if w.seq.Load()%2 == 1 {
+		return
+	}
 	g := &w.gathering
 	score := g.score.Load()
 	if score <= 0 && g.asked.Add(1)%askAgain != 0 {

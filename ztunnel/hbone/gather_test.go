@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -113,5 +114,29 @@ func TestBulkLeavesInWholeSegments(t *testing.T) {
 		if largest < 59<<10 {
 			t.Errorf("frames of %d: no write is above %d bytes", frame, largest)
 		}
+	}
+}
+
+// TestABurstsBuffersAreGivenBack: a connection that has been busy does not keep what it needed for that.
+func TestABurstsBuffersAreGivenBack(t *testing.T) {
+	_, open := countedPair(t, Config{})
+	client, server := open()
+	w := &client.c.writer
+	w.wmu.Lock()
+	for range 7 {
+		mustWrite(t, client, strings.Repeat("x", maxLeft-headerSize))
+	}
+	client.c.releaseSocket()
+	wantRead(t, server, strings.Repeat("x", 7*(maxLeft-headerSize)))
+	for range 3 {
+		mustWrite(t, client, "alone")
+		wantRead(t, server, "alone")
+	}
+	w.wmu.Lock()
+	defer w.wmu.Unlock()
+	w.ctlMu.Lock()
+	defer w.ctlMu.Unlock()
+	if cap(w.ctl) > maxKept || cap(w.spare) > maxKept {
+		t.Errorf("buffers of %d and %d bytes are kept, want at most %d", cap(w.ctl), cap(w.spare), maxKept)
 	}
 }

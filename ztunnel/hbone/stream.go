@@ -173,7 +173,7 @@ func (s *Stream) finish(finished bool) {
 	}
 }
 
-// queueEnd queues END_STREAM. All DATA before it has been written: it is queued by the one who writes.
+// queueEnd queues END_STREAM, behind the DATA before it that has not been written yet: it is queued by the one who writes.
 func (c *conn) queueEnd(id uint32) {
 	w := &c.writer
 	w.ctlMu.Lock()

@@ -19,6 +19,8 @@ const (
 	maxLeft, maxLeftAll = 4 << 10, 32 << 10
 	// maxRounds is how often somebody writes for others before his own work goes on and the flusher takes over.
 	maxRounds = 4
+	// maxKept is the largest control buffer that a connection keeps which has little to put into it, bytes.
+	maxKept = 8 << 10
 )
 
 // writeState is the write side of a connection.
@@ -119,6 +121,9 @@ func (c *conn) takeControl() []byte {
 	defer w.ctlMu.Unlock()
 	taken := w.ctl
 	w.ctl, w.spare = w.spare[:0], taken
+	if cap(w.ctl) > maxKept && len(taken) < maxKept/4 { // a burst is over
+		w.ctl = nil
+	}
 	return taken
 }
 
@@ -172,8 +177,8 @@ func (c *conn) writeData(s *Stream, buf []byte, start, size, unit int) error {
 	return nil
 }
 
-// leaveData puts DATA behind what waits in the control buffer, to be written by whoever holds wmu. It returns false if it
-// is too much, or if the stream may send no more.
+// leaveData puts DATA behind what waits in the control buffer; the caller is to call tryFlush. It returns false if it is too
+// much, or if the stream may send no more.
 func (c *conn) leaveData(s *Stream, frames []byte) bool {
 	w := &c.writer
 	w.ctlMu.Lock()
