@@ -10,21 +10,20 @@ import (
 // a switch for nothing. So it goes by what came of it lately.
 type gathering struct {
 	queued atomic.Uint32 // frames that were left in the control buffer
-	score  atomic.Int32  // how much more often than not somebody else had something, of late; at most maxScore
+	score  atomic.Int32  // how well it has paid of late, from 0 to maxScore
 	asked  atomic.Uint32 // writes that went at once, since it has not paid
 }
 
 const (
-	maxScore = 8
+	// A turn given up costs a microsecond or two, a write that is saved some ten: one that paid is worth so many that did not.
+	worth    = 4
+	maxScore = 4 * worth
 	// askAgain is how many writes there are for each that lets others go first although it has not paid.
-	askAgain = 1024
+	askAgain = 256
 )
 
-// gather lets others go first, if that pays. While somebody writes there is no need to: he looks again when he has done.
+// gather lets others go first, if that pays.
 func (w *writeState) gather() {
-	if w.seq.Load()%2 == 1 {
-		return
-	}
 	g := &w.gathering
 	score := g.score.Load()
 	if score <= 0 && g.asked.Add(1)%askAgain != 0 {
@@ -33,10 +32,10 @@ func (w *writeState) gather() {
 	before := g.queued.Load()
 	runtime.Gosched()
 	paid := g.queued.Load() != before || !w.waits()
-	if paid && score < maxScore && g.score.Add(1) > maxScore { // others have counted too
+	if paid && score < maxScore && g.score.Add(worth) > maxScore {
 		g.score.Store(maxScore)
 	}
-	if !paid && score > 0 && g.score.Add(-1) < 0 {
+	if !paid && score > 0 && g.score.Add(-1) < 0 { // others have counted too
 		g.score.Store(0)
 	}
 }
