@@ -68,6 +68,24 @@ endpoints: [{addresses: [%[2]q]}]
 ports: [{port: %[3]d}]
 `, name, address, port))
 	}
+	mesh.Await(m.TB(), "both web pods are endpoints, of both families", 30*time.Second, func() error {
+		found, err := m.Client.DiscoveryV1().EndpointSlices(services).List(context.Background(), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=both"})
+		if err != nil {
+			return err
+		}
+		ready := 0
+		for _, slice := range found.Items {
+			for _, e := range slice.Endpoints {
+				if e.Conditions.Ready != nil && *e.Conditions.Ready {
+					ready++
+				}
+			}
+		}
+		if ready != 4 {
+			return fmt.Errorf("%d are ready", ready)
+		}
+		return nil
+	})
 	mesh.Await(m.TB(), "the mesh is ready", 30*time.Second, func() error {
 		_, err := m.TryAgentctl("status", "--wait", "--timeout=20s")
 		return err
