@@ -106,6 +106,18 @@ func (n *node) plaintextRelay(t *testing.T) {
 	})
 }
 
+// fromOutside dials the app of "a" from "b", by the family of that index, and has f use the connection.
+func (n *node) fromOutside(t *testing.T, family int, f func(net.Conn) error) {
+	n.b.Do(t, func() error {
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(n.a.Addrs[family], 8080).String(), time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return f(c)
+	})
+}
+
 func whoami(ns *nettest.NS, t *testing.T) {
 	ns.Do(t, func() error {
 		l, err := net.Listen("tcp", ":8080")
@@ -170,12 +182,7 @@ func TestInboundIsSteeredAndTheAppSeesTheClient(t *testing.T) {
 	n.plaintextRelay(t)
 	for i, name := range []string{"v4", "v6"} {
 		t.Run(name, func(t *testing.T) {
-			n.b.Do(t, func() error {
-				c, err := net.DialTimeout("tcp", netip.AddrPortFrom(n.a.Addrs[i], 8080).String(), time.Second)
-				if err != nil {
-					return err
-				}
-				defer c.Close()
+			n.fromOutside(t, i, func(c net.Conn) error {
 				got, err := io.ReadAll(c)
 				want := fmt.Sprintf("%s %s", c.LocalAddr(), c.RemoteAddr())
 				if string(got) != want {
@@ -212,12 +219,7 @@ func TestAcceptedConnectionsAreKeptAlive(t *testing.T) {
 	})
 	for i, name := range []string{"v4", "v6"} {
 		t.Run(name, func(t *testing.T) {
-			n.b.Do(t, func() error {
-				c, err := net.DialTimeout("tcp", netip.AddrPortFrom(n.a.Addrs[i], 8080).String(), time.Second)
-				if err != nil {
-					return err
-				}
-				defer c.Close()
+			n.fromOutside(t, i, func(c net.Conn) error {
 				_, _ = io.ReadAll(c)
 				return nil
 			})

@@ -18,17 +18,23 @@ const callsPerConnection = 4
 
 // ask connects, warms up, makes the load and hangs up.
 func (j *job) ask(ctx context.Context, ready begin) (o outcome, end func(), err error) {
+	bulk, err := j.flood(ctx, kindUpload, j.Beside)
+	if err != nil {
+		return outcome{}, nothing, err
+	}
+	defer func() {
+		err = errors.Join(err, bulk.stop())
+		if err == nil && j.Beside > 0 && bulk.moved.Load() == 0 {
+			err = errors.New("the streams beside moved nothing")
+		}
+	}()
 	var closers []io.Closer
 	end = func() {
+		bulk.hangUp()
 		for _, c := range closers {
 			_ = c.Close()
 		}
 	}
-	stopBulk, err := j.bulkBeside(ctx)
-	if err != nil {
-		return outcome{}, end, err
-	}
-	defer func() { err = errors.Join(err, stopBulk()) }()
 	askers := make([]load.Asker, j.Connections)
 	var calls echo.Client
 	for i := range askers {

@@ -16,77 +16,67 @@ import (
 
 const writeSize = 64 << 10
 
-// stream moves bytes in one direction on every connection, and counts those between two marks while all of them run.
-func (j *job) stream(ctx context.Context, ready begin) (outcome, func(), error) {
-	conns := make([]net.Conn, 0, j.Connections)
-	end := func() {
-		for _, c := range conns {
-			_ = c.Close()
-		}
-	}
-	for range j.Connections {
+// flood is streams that move bytes in one direction until they are stopped.
+type flood struct {
+	moved   atomic.Int64
+	halt    atomic.Bool
+	conns   []net.Conn
+	results chan error // one of each stream
+}
+
+// flood starts n streams, to the server or from it.
+func (j *job) flood(ctx context.Context, kind string, n int) (*flood, error) {
+	f := &flood{results: make(chan error, n)}
+	for range n {
 		c, err := j.target().Dial(ctx)
 		if err != nil {
-			return outcome{}, end, err
+			f.hangUp()
+			return nil, err
 		}
-		conns = append(conns, c)
+		f.conns = append(f.conns, c)
 	}
-	var moved atomic.Int64
-	var stop atomic.Bool
-	results := make(chan error, len(conns))
-	for _, c := range conns {
+	for _, c := range f.conns {
 		go func() {
-			if j.Kind == kindUpload {
-				results <- upload(c, &moved, &stop)
+			if kind == kindUpload {
+				f.results <- upload(c, &f.moved, &f.halt)
 			} else {
-				results <- download(c, &moved, &stop)
+				f.results <- download(c, &f.moved, &f.halt)
 			}
 		}()
 	}
-	time.Sleep(seconds(j.Warm)) // buffers on the way fill
-	if err := ready(); err != nil {
-		return outcome{}, end, err
-	}
-	began, before := time.Now(), moved.Load()
-	time.Sleep(seconds(j.Seconds))
-	o := outcome{Count: moved.Load() - before, Seconds: time.Since(began).Seconds()}
-	stop.Store(true)
-	var errs error
-	for range conns {
-		errs = errors.Join(errs, <-results)
-	}
-	return o, end, errs
+	return f, nil
 }
 
-// bulkBeside starts streams to the server that go on beside what is measured, until stop is called.
-func (j *job) bulkBeside(ctx context.Context) (stop func() error, err error) {
-	var moved atomic.Int64
-	var halt atomic.Bool
-	results := make(chan error, j.Beside)
-	started := 0
-	stop = func() error {
-		halt.Store(true)
-		var errs error
-		for range started {
-			errs = errors.Join(errs, <-results)
-		}
-		if started == j.Beside && started > 0 && moved.Load() == 0 {
-			errs = errors.Join(errs, errors.New("the streams beside moved nothing"))
-		}
-		return errs
+// stop ends the streams, and returns what went wrong in them.
+func (f *flood) stop() error {
+	f.halt.Store(true)
+	var errs error
+	for range f.conns {
+		errs = errors.Join(errs, <-f.results)
 	}
-	for range j.Beside {
-		c, err := j.target().Dial(ctx)
-		if err != nil {
-			return nil, errors.Join(err, stop())
-		}
-		started++
-		go func() {
-			defer func() { _ = c.Close() }()
-			results <- upload(c, &moved, &halt)
-		}()
+	return errs
+}
+
+func (f *flood) hangUp() {
+	for _, c := range f.conns {
+		_ = c.Close()
 	}
-	return stop, nil
+}
+
+// stream counts the bytes between two marks, while all streams run.
+func (j *job) stream(ctx context.Context, ready begin) (outcome, func(), error) {
+	f, err := j.flood(ctx, j.Kind, j.Connections)
+	if err != nil {
+		return outcome{}, nothing, err
+	}
+	time.Sleep(seconds(j.Warm)) // buffers on the way fill
+	if err := ready(); err != nil {
+		return outcome{}, f.hangUp, err
+	}
+	began, before := time.Now(), f.moved.Load()
+	time.Sleep(seconds(j.Seconds))
+	o := outcome{Count: f.moved.Load() - before, Seconds: time.Since(began).Seconds()}
+	return o, f.hangUp, f.stop()
 }
 
 // upload ends by hearing from the server that all of it came.

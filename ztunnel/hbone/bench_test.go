@@ -33,7 +33,7 @@ var aRequest = Request{
 
 // BenchmarkEncodeData is DATA's headers put around a payload: 60 KiB take four frames for a peer with frames of 16 KiB.
 func BenchmarkEncodeData(b *testing.B) {
-	for _, size := range []int{64, smallUnit, oneSend - 4*headerSize} {
+	for _, size := range []int{64, smallUnit, smallBatch} {
 		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
 			const start = controlRoom + headerSize
 			buf := make([]byte, start+size+4*headerSize)

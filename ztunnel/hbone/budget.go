@@ -101,6 +101,8 @@ const (
 	// segment, that the network's offloading cuts up, if it is not above 65,160 bytes with an MTU of 1500, or 62,636 with one
 	// of 9000. What were above would leave as another segment of its own, which costs the stack about as much as a full one.
 	oneSend = 60 << 10
+	// smallBatch is what of it is payload, in frames of smallUnit.
+	smallBatch = oneSend - 4*headerSize
 	// largeUnit is the payload of a frame for peers that take as much.
 	largeUnit = oneSend - headerSize
 	// tailRoom is for the headers of the three frames behind the first that the largest payload makes of small units.

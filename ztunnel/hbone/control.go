@@ -92,7 +92,6 @@ func (c *conn) queueHeaders(id uint32, fields []field, endStream bool) {
 	w := &c.writer
 	w.ctlMu.Lock()
 	w.ctl = appendFrame(w.ctl, http2.FrameHeaders, flags, id, w.headers.block(fields))
-	w.gathering.queued.Add(1)
 	w.ctlMu.Unlock()
 }
 

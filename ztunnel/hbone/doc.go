@@ -30,9 +30,10 @@
 //
 // A connection has two goroutines. The reader takes every frame and may not block on anything but the socket; what it has
 // to say to the peer (acknowledgements, window updates, resets) goes into a bounded control buffer. The flusher writes
-// that buffer if no stream's writer takes it along first. DATA is written by the goroutine that calls Write or ReadFrom; if it
-// is small it goes into that buffer too, and on a busy connection whoever writes next takes it along (gather.go). Since both readers always read, two endpoints with full sockets cannot wait for each other. A timer, not a goroutine,
-// does keep-alive and deadlines.
+// that buffer if no stream's writer takes it along first. DATA is written by the goroutine that calls Write or ReadFrom; if
+// it is small it goes into that buffer too, and on a busy connection whoever writes next takes it along (gather.go). Since
+// both readers always read, two endpoints with full sockets cannot wait for each other. A timer, not a goroutine, does
+// keep-alive and deadlines.
 //
 // # Locks
 //

@@ -9,9 +9,8 @@ import (
 // along what they have. On a busy connection that saves most of its system calls, here and at the peer; on another it costs
 // a switch for nothing. So it goes by what came of it lately.
 type gathering struct {
-	queued atomic.Uint32 // frames that were left in the control buffer
-	score  atomic.Int32  // how well it has paid of late, from 0 to maxScore
-	asked  atomic.Uint32 // writes that went at once, since it has not paid
+	came  atomic.Uint32 // those who left something small in the control buffer
+	score atomic.Int32  // how well it has paid of late, from 0 to maxScore
 }
 
 const (
@@ -22,16 +21,15 @@ const (
 	askAgain = 256
 )
 
-// gather lets others go first, if that pays.
+// gather lets others go first, if that pays. It is for who has just left something in the control buffer.
 func (w *writeState) gather() {
 	g := &w.gathering
-	score := g.score.Load()
-	if score <= 0 && g.asked.Add(1)%askAgain != 0 {
+	turn, score := g.came.Add(1), g.score.Load()
+	if score <= 0 && turn%askAgain != 0 {
 		return
 	}
-	before := g.queued.Load()
 	runtime.Gosched()
-	paid := g.queued.Load() != before || !w.waits()
+	paid := g.came.Load() != turn || !w.waits()
 	if paid && score < maxScore && g.score.Add(worth) > maxScore {
 		g.score.Store(maxScore)
 	}

@@ -1,7 +1,6 @@
 package hbone
 
 import (
-	"context"
 	"io"
 	"net"
 	"runtime"
@@ -27,23 +26,12 @@ func (w *writeCounter) Write(b []byte) (int, error) {
 func countedPair(t *testing.T, server Config) (*writeCounter, func() (client, server *Stream)) {
 	t.Helper()
 	counter := &writeCounter{}
-	accepted, over := make(chan *Stream), make(chan struct{})
-	e := newPair(t, pairConfig{
-		server: server,
-		dial: func(t testing.TB) (net.Conn, net.Conn) {
-			c, s := tcpPair(t)
-			counter.Conn = c
-			return counter, s
-		},
-		handle: func(_ context.Context, in *Inbound) {
-			if s, err := in.Accept(Answer{}); err == nil {
-				accepted <- s
-			}
-			<-over
-		},
-	})
-	t.Cleanup(func() { close(over) })
-	return counter, func() (*Stream, *Stream) { return mustConnect(t, e.ClientConn), <-accepted }
+	_, open := opener(t, pairConfig{server: server, dial: func(t testing.TB) (net.Conn, net.Conn) {
+		c, s := tcpPair(t)
+		counter.Conn = c
+		return counter, s
+	}})
+	return counter, open
 }
 
 // TestBusyConnectionGathers: what several goroutines have ready leaves by one write, once that has paid.

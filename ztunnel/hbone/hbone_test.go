@@ -159,8 +159,8 @@ func echo(_ context.Context, in *Inbound) {
 	<-s.Done()
 }
 
-// peers returns a client's stream and the server's end of it. The handler runs until the test ends.
-func peers(t testing.TB, cfg pairConfig) (client, server *Stream, e *endpoint) {
+// opener returns a pair, and what opens a stream and gives both its ends. Handlers run until the test ends.
+func opener(t testing.TB, cfg pairConfig) (e *endpoint, open func() (client, server *Stream)) {
 	t.Helper()
 	accepted := make(chan *Stream, 256)
 	over := make(chan struct{})
@@ -172,12 +172,23 @@ func peers(t testing.TB, cfg pairConfig) (client, server *Stream, e *endpoint) {
 	}
 	e = newPair(t, cfg)
 	t.Cleanup(func() { close(over) })
-	client = mustConnect(t, e.ClientConn)
-	select {
-	case server = <-accepted:
-	case <-time.After(patience):
-		t.Fatal("server accepted no stream")
+	return e, func() (client, server *Stream) {
+		t.Helper()
+		client = mustConnect(t, e.ClientConn)
+		select {
+		case server = <-accepted:
+		case <-time.After(patience):
+			t.Fatal("server accepted no stream")
+		}
+		return client, server
 	}
+}
+
+// peers returns a client's stream and the server's end of it.
+func peers(t testing.TB, cfg pairConfig) (client, server *Stream, e *endpoint) {
+	t.Helper()
+	e, open := opener(t, cfg)
+	client, server = open()
 	return client, server, e
 }
 

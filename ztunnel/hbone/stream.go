@@ -178,6 +178,5 @@ func (c *conn) queueEnd(id uint32) {
 	w := &c.writer
 	w.ctlMu.Lock()
 	w.ctl = appendFrame(w.ctl, http2.FrameData, http2.FlagDataEndStream, id, nil)
-	w.gathering.queued.Add(1)
 	w.ctlMu.Unlock()
 }

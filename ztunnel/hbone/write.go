@@ -52,7 +52,7 @@ func (w *writeState) units() (unit, batch int) {
 	if w.peerMax.Load() >= largeUnit {
 		return largeUnit, largeUnit
 	}
-	return smallUnit, oneSend - 4*headerSize
+	return smallUnit, smallBatch
 }
 
 // flushLoop writes control frames that no DATA took along, until the connection ends; the last one is its GOAWAY.
@@ -185,7 +185,6 @@ func (c *conn) leaveData(s *Stream, frames []byte) bool {
 	ok := len(frames) <= maxLeft && len(w.ctl)+len(frames) <= maxLeftAll && !s.noSend.Load()
 	if ok {
 		w.ctl = append(w.ctl, frames...)
-		w.gathering.queued.Add(1)
 	}
 	w.ctlMu.Unlock()
 	return ok
