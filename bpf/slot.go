@@ -200,7 +200,7 @@ func (s *Slot) OutPorts() (v4, v6 uint16) {
 }
 
 // Enroll opens the way, both directions at once: it is the last write. The ports are those of the outbound
-// listeners on loopback, 0 if there is none of the family.
+// listeners, on 127.0.0.1 and on ::, 0 if there is none of the family.
 func (s *Slot) Enroll(outPort4, outPort6 uint16) error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()

@@ -13,11 +13,11 @@ import (
 	"github.com/warren-mesh/warren/ztunnel"
 )
 
-// TestNoLoopThroughThePodsOwnListeners: a pod's process finds the mesh's listeners on its loopback and dials them.
+// TestNoLoopThroughThePodsOwnListeners: a pod's process finds the mesh's listeners and dials them.
 func TestNoLoopThroughThePodsOwnListeners(t *testing.T) {
 	m := meshtest.New(t, shop)
 	pod := m.Pod("shop/web")
-	listeners := loopbackListeners(t, pod.NS)
+	listeners := meshListeners(t, pod.NS)
 	if len(listeners) != 6 {
 		t.Fatalf("the pod has listeners %v, want one of each role and family", listeners)
 	}
@@ -67,8 +67,8 @@ func timeoutError(err error) error {
 	return errors.New("no timeout")
 }
 
-// loopbackListeners returns what listens on loopback inside a namespace.
-func loopbackListeners(t *testing.T, ns *nettest.NS) (out []netip.AddrPort) {
+// meshListeners returns what listens inside a namespace without apps, by its address on loopback.
+func meshListeners(t *testing.T, ns *nettest.NS) (out []netip.AddrPort) {
 	t.Helper()
 	ns.Do(t, func() error {
 		for _, f := range []struct {
@@ -77,6 +77,7 @@ func loopbackListeners(t *testing.T, ns *nettest.NS) (out []netip.AddrPort) {
 		}{
 			{"/proc/thread-self/net/tcp", "0100007F", netip.MustParseAddr("127.0.0.1")},
 			{"/proc/thread-self/net/tcp6", "00000000000000000000000001000000", netip.MustParseAddr("::1")},
+			{"/proc/thread-self/net/tcp6", "00000000000000000000000000000000", netip.MustParseAddr("::1")},
 		} {
 			ports, err := listening(f.file, f.local)
 			if err != nil {

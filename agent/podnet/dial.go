@@ -39,6 +39,9 @@ func (p *Pod) Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (*ne
 // DialApp connects to the pod's own app, whose end shows `client` as its peer. The source is the app's address:
 // such a connection passes the capture. Call release when the connection has ended.
 func (p *Pod) DialApp(ctx context.Context, client, app netip.AddrPort) (conn *net.TCPConn, release func(), err error) {
+	if p.turnsTo(app) {
+		return nil, nil, fmt.Errorf("connect to %s: %w", app, unix.ECONNREFUSED)
+	}
 	conn, err = p.stockFor(app.Addr()).take(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -66,6 +69,18 @@ func (p *Pod) DialApp(ctx context.Context, client, app netip.AddrPort) (conn *ne
 		return nil, nil, err
 	}
 	return conn, release, nil
+}
+
+// turnsTo tells whether an own address of the pod is where its captured connections are turned to. No app listens there; who
+// came to the listener from outside could be taken for the pod.
+func (p *Pod) turnsTo(own netip.AddrPort) bool {
+	for _, l := range p.Outbound {
+		at := l.Addr().(*net.TCPAddr)
+		if at.IP.IsUnspecified() && at.Port == int(own.Port()) && own.Addr().Unmap().Is6() {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *Pod) stockFor(a netip.Addr) *stock {

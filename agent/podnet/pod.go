@@ -174,39 +174,60 @@ func netnsCookie() (uint64, error) {
 	return cookie, nil
 }
 
-// listen opens one listener for each role and family on a port of loopback, which only the kernel's steering reaches. A pod
-// without IPv6 has none of that family.
+// listen opens one listener for each role and family, which only the kernel's steering reaches. A pod without IPv6 has none
+// of that family.
 func (p *Pod) listen(ctx context.Context) error {
 	port4, port6 := p.slot.OutPorts()
-	loopback4 := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	for _, r := range []struct {
-		role         bpf.Role
-		port4, port6 uint16 // to be had again if they are free
-		into         *[]net.Listener
-	}{{bpf.Outbound, port4, port6, &p.Outbound}, {bpf.Plaintext, 0, 0, &p.Plaintext}, {bpf.Tunnel, 0, 0, &p.Tunnel}} {
-		for _, at := range []netip.AddrPort{netip.AddrPortFrom(loopback4, r.port4), netip.AddrPortFrom(netip.IPv6Loopback(), r.port6)} {
-			v6 := at.Addr().Is6()
-			l, err := p.listenAt(ctx, at)
-			if v6 && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("listen in pod: %w", err)
-			}
-			*r.into = append(*r.into, l)
-			if err := control(l, func(fd int) error { return p.slot.Listen(r.role, fd, v6) }); err != nil {
-				return err
-			}
+	loopback4, loopback6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+	for _, l := range []struct {
+		role bpf.Role
+		at   netip.AddrPort // a port that is not 0 is to be had again if it is free
+		into *[]net.Listener
+	}{
+		{bpf.Outbound, netip.AddrPortFrom(loopback4, port4), &p.Outbound},
+		// The pod's IPv6 connections are turned to its own addresses (ADR 7): at this port none of them can be an app's.
+		{bpf.Outbound, netip.AddrPortFrom(netip.IPv6Unspecified(), port6), &p.Outbound},
+		{bpf.Plaintext, netip.AddrPortFrom(loopback4, 0), &p.Plaintext},
+		{bpf.Plaintext, netip.AddrPortFrom(loopback6, 0), &p.Plaintext},
+		{bpf.Tunnel, netip.AddrPortFrom(loopback4, 0), &p.Tunnel},
+		{bpf.Tunnel, netip.AddrPortFrom(loopback6, 0), &p.Tunnel},
+	} {
+		v6 := l.at.Addr().Is6()
+		listener, err := p.listenAt(ctx, l.at)
+		if v6 && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("listen in pod: %w", err)
+		}
+		*l.into = append(*l.into, listener)
+		if err := control(listener, func(fd int) error { return p.slot.Listen(l.role, fd, v6) }); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// listenAt listens at an address, or at another port if an app has that one by now.
-func (p *Pod) listenAt(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
-	l, err := p.listenOne(ctx, at)
-	if at.Port() != 0 && errors.Is(err, unix.EADDRINUSE) {
-		return p.listenOne(ctx, netip.AddrPortFrom(at.Addr(), 0))
+// Ports that apps hardly listen on, and that the kernel gives to nobody who asks for any (net.ipv4.ip_local_port_range): a
+// listener on one of those would sooner or later be in the way of an app. Two agents have six of a family at once.
+const (
+	firstPort = 15060
+	lastPort  = 15079
+)
+
+// listenAt listens at an address. Its port is the given one, or one of ours if that is 0 or an app has it by now.
+func (p *Pod) listenAt(ctx context.Context, at netip.AddrPort) (l *net.TCPListener, err error) {
+	var ports []uint16
+	if at.Port() != 0 {
+		ports = append(ports, at.Port())
+	}
+	for port := uint16(firstPort); port <= lastPort; port++ {
+		ports = append(ports, port)
+	}
+	for _, port := range append(ports, 0) {
+		if l, err = p.listenOne(ctx, netip.AddrPortFrom(at.Addr(), port)); !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
 	}
 	return l, err
 }

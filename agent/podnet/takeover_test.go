@@ -3,9 +3,11 @@ package podnet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/warren-mesh/warren/bpf"
@@ -21,7 +23,11 @@ func TestAnAppCannotTakeTheAgentsPlace(t *testing.T) {
 	var addrs []string
 	for _, l := range n.pod.Outbound {
 		ap := l.Addr().(*net.TCPAddr).AddrPort()
-		addrs = append(addrs, ap.String(), netip.AddrPortFrom(n.a.Addrs[map[bool]int{true: 0, false: 1}[ap.Addr().Is4()]], ap.Port()).String())
+		loopback, own := netip.IPv6Loopback(), n.a.Addrs[1]
+		if ap.Addr().Is4() {
+			loopback, own = ap.Addr(), n.a.Addrs[0]
+		}
+		addrs = append(addrs, netip.AddrPortFrom(loopback, ap.Port()).String(), netip.AddrPortFrom(own, ap.Port()).String())
 	}
 	n.closePod()
 	stolen := make(chan string, 64)
@@ -59,6 +65,69 @@ func TestAnAppCannotTakeTheAgentsPlace(t *testing.T) {
 	case a := <-stolen:
 		t.Errorf("the app's listener at %s got a captured connection", a)
 	default:
+	}
+}
+
+// TestNoAppsPortIsTheAgents: a port that an app gets at the pod's address is served, or the kernel refuses it as in use. Asked
+// for any port, the kernel gives none where the agent listens.
+func TestNoAppsPortIsTheAgents(t *testing.T) {
+	n := newTown(t)
+	var any [2]int // of ip_local_port_range
+	n.c.Do(t, func() error {
+		b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+		if err == nil {
+			_, err = fmt.Sscan(string(b), &any[0], &any[1])
+		}
+		return err
+	})
+	for _, l := range slices.Concat(n.podC.Outbound, n.podC.Plaintext, n.podC.Tunnel) {
+		port := l.Addr().(*net.TCPAddr).AddrPort().Port()
+		if int(port) >= any[0] && int(port) <= any[1] {
+			t.Errorf("the agent listens at %s, which the kernel may give to an app", l.Addr())
+		}
+		for _, f := range families {
+			var server *net.TCPListener
+			n.c.Do(t, func() (err error) {
+				server, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(n.c.Addrs[f.index], port)))
+				if errors.Is(err, unix.EADDRINUSE) {
+					return nil
+				}
+				return err
+			})
+			if server == nil {
+				continue
+			}
+			go func() {
+				for {
+					c, err := server.AcceptTCP()
+					if err != nil {
+						return
+					}
+					go tellTruth(c)
+				}
+			}()
+			s, _, err := f.connect(t, n.a, n.c, port)
+			checkPasses(t, fmt.Sprintf("%s, an app at port %d, where the agent listens at %s", f.name, port, l.Addr()), s, err)
+			server.Close()
+		}
+	}
+}
+
+// TestNobodyIsBroughtToTheOutboundListener: who dials it from outside could be taken for the pod.
+func TestNobodyIsBroughtToTheOutboundListener(t *testing.T) {
+	n := newTown(t)
+	for _, l := range n.podC.Outbound {
+		port := l.Addr().(*net.TCPAddr).AddrPort().Port()
+		for i, own := range n.c.Addrs {
+			c, release, err := n.podC.DialApp(context.Background(), netip.AddrPortFrom(n.a.Addrs[i], 1), netip.AddrPortFrom(own, port))
+			if err == nil {
+				c.Close()
+				release()
+			}
+			if !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("the pod's address %s, where %s is turned to: dialling the app answered %v", own, l.Addr(), err)
+			}
+		}
 	}
 }
 

@@ -28,7 +28,7 @@ struct slot {
 	__u32 state;     /* enum pod_state */
 	__u32 fail_open; /* 1: with no listener the pod's connections pass uncaptured */
 	__u16 out_port4; /* outbound listener on 127.0.0.1, 0 if none */
-	__u16 out_port6; /* outbound listener on ::1, 0 if none */
+	__u16 out_port6; /* outbound listener on ::, 0 if none */
 	__u32 accelerate; /* 1: what it has with others like it may go past TCP */
 	__u32 src4[4];   /* address to show as a connection's own, 0 if the pod has none of the family */
 	__u32 src6[4];
