@@ -28,6 +28,8 @@ type Pod struct {
 	Addrs []netip.Addr
 	// FailOpen lets connections pass uncaptured while no agent listens.
 	FailOpen bool
+	// Running pods go on as without a mesh until Enroll; one that starts is refused until then.
+	Running bool
 	// Accelerate lets direct connections between it and others like it go past TCP: [Capture.Accelerates].
 	Accelerate bool
 }
@@ -51,7 +53,8 @@ const (
 	Tunnel    = Role(captureListenerRoleROLE_TUNNEL)
 )
 
-// Reserve captures a pod: from its return on, the pod's new connections are refused until [Slot.Enroll].
+// Reserve captures a pod: from its return on, the pod's new connections are refused until [Slot.Enroll], unless it is
+// running: those of a running pod pass until then.
 // A pod that an earlier agent enrolled is taken over as it is, and is refused or passes as its listeners are.
 func (c *Capture) Reserve(pod Pod) (*Slot, error) {
 	c.mu.Lock()
@@ -64,6 +67,9 @@ func (c *Capture) Reserve(pod Pod) (*Slot, error) {
 		}
 		s = &Slot{c: c, index: index, cookie: pod.Cookie, addrs: map[netip.Addr]bool{}}
 		s.value.State = uint32(capturePodStatePOD_PENDING)
+		if pod.Running {
+			s.value.State = uint32(capturePodStatePOD_UNMANAGED)
+		}
 	}
 	if err := s.reserve(pod); err != nil {
 		if !known {

@@ -87,6 +87,7 @@ type pod struct {
 	reg     Registration
 	state   State
 	reason  string
+	starts  bool // nothing of it runs before Add has returned
 	net     *podnet.Pod
 	id      identity.ID
 	changed chan struct{} // closed at each change of state
@@ -188,6 +189,7 @@ func (e *Enroller) Add(ctx context.Context, reg Registration) (State, error) {
 			e.letGo(p)
 		}
 		p = newPod(reg)
+		p.starts = true
 		e.pods[reg.UID] = p
 	}
 	err := e.save()
@@ -196,7 +198,11 @@ func (e *Enroller) Add(ctx context.Context, reg Registration) (State, error) {
 		return "", err
 	}
 	e.wake()
-	return e.await(ctx, p)
+	state, err := e.await(ctx, p)
+	if err == nil {
+		e.locked(func() { p.starts = false })
+	}
+	return state, err
 }
 
 func (e *Enroller) await(ctx context.Context, p *pod) (State, error) {

@@ -99,19 +99,20 @@ func (e *Enroller) locked(f func()) {
 	f()
 }
 
-// enrol gets the pod's identity, captures the pod, and opens the way. A pod that runs already is not refused while the
-// identity is on its way; one that starts has no process yet.
+// enrol gets the pod's identity, captures the pod, and opens the way. A pod that runs already goes on meanwhile as it did; one
+// that starts has no process yet.
 func (e *Enroller) enrol(ctx context.Context, p *pod, w *mesh.Workload) {
 	var id identity.ID
+	spec := podnet.Spec{Netns: p.reg.Netns, Choices: choicesOf(w)}
 	e.locked(func() {
 		e.adoptIdentity(p, w)
-		id = p.id
+		id, spec.Running = p.id, !p.starts
 		e.setState(p, Pending, "waiting for its identity")
 	})
 	e.awaitSVID(ctx, p, id)
 	octx, cancel := context.WithTimeout(ctx, addTimeout)
 	defer cancel()
-	net, err := podnet.Open(octx, e.cfg.Thread, e.cfg.Capture, podnet.Spec{Netns: p.reg.Netns, Choices: choicesOf(w)})
+	net, err := podnet.Open(octx, e.cfg.Thread, e.cfg.Capture, spec)
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			err = errors.New("network namespace is gone")

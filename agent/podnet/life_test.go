@@ -100,6 +100,32 @@ func TestAPendingPodIsRefusedAtOnceBothWays(t *testing.T) {
 	newPair(t).checkBothRefused(t, unix.EPERM, "out_pending", "in_pending")
 }
 
+// TestARunningPodGoesOnUntilItIsServed: nothing of it is refused because it joins.
+func TestARunningPodGoesOnUntilItIsServed(t *testing.T) {
+	n := newPair(t)
+	n.closePod()
+	if err := n.pod.Withdraw(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if n.pod, err = Open(context.Background(), n.thread, n.capture, Spec{Netns: n.a.Path, Running: true}); err != nil {
+		t.Fatal(err)
+	}
+	n.checkBothPass(t)
+	if err := n.pod.Enroll(); err != nil {
+		t.Fatal(err)
+	}
+	n.relay(t)
+	for _, f := range families {
+		before := n.count(t)
+		_, _, err := f.connect(t, n.a, n.b, tcpPort)
+		if err != nil {
+			t.Errorf("%s: %v", f.name, err)
+		}
+		n.checkMoved(t, f.name, before, "out_captured")
+	}
+}
+
 func TestWithoutAnAgentConnectionsAreRefusedAtOnceBothWays(t *testing.T) {
 	n := newPair(t)
 	if err := n.pod.Enroll(); err != nil {

@@ -41,15 +41,16 @@ type Pod struct {
 
 // Spec says which pod to open.
 type Spec struct {
-	Netns string // path of its network namespace
+	Netns   string // path of its network namespace
+	Running bool   // it goes on as without a mesh until Enroll
 	Choices
 }
 
 // Choices are what the pod's owner chose; they may change. See [bpf.Pod].
 type Choices struct{ FailOpen, Accelerate bool }
 
-// Open captures the pod and opens its listeners. New connections are refused until Enroll, unless an earlier
-// agent had enrolled the pod. ctx bounds the call.
+// Open captures the pod and opens its listeners. New connections are refused until Enroll, unless the pod is running, or an
+// earlier agent had enrolled it. ctx bounds the call.
 func Open(ctx context.Context, thread *Thread, capture *bpf.Capture, spec Spec) (*Pod, error) {
 	f, err := os.Open(spec.Netns)
 	if err != nil {
@@ -82,7 +83,7 @@ func (p *Pod) open(ctx context.Context, spec Spec) error {
 	}); err != nil {
 		return err
 	}
-	slot, err := p.reserve(cookie, addrs, spec.Choices)
+	slot, err := p.reserve(cookie, addrs, spec)
 	if err != nil {
 		return err
 	}
@@ -91,14 +92,15 @@ func (p *Pod) open(ctx context.Context, spec Spec) error {
 }
 
 // reserve captures the pod under these addresses.
-func (p *Pod) reserve(cookie uint64, addrs []netip.Addr, c Choices) (*bpf.Slot, error) {
+func (p *Pod) reserve(cookie uint64, addrs []netip.Addr, s Spec) (*bpf.Slot, error) {
 	slot, err := p.capture.Reserve(bpf.Pod{
-		Cookie: cookie, Netns: int(p.netns.Fd()), Addrs: addrs, FailOpen: c.FailOpen, Accelerate: c.Accelerate,
+		Cookie: cookie, Netns: int(p.netns.Fd()), Addrs: addrs, Running: s.Running,
+		FailOpen: s.FailOpen, Accelerate: s.Accelerate,
 	})
 	if err == nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.addrs, p.choices = addrs, c
+		p.addrs, p.choices = addrs, s.Choices
 	}
 	return slot, err
 }
@@ -125,7 +127,7 @@ func (p *Pod) Refresh(ctx context.Context, c Choices) error {
 	if same {
 		return nil
 	}
-	_, err := p.reserve(p.Cookie(), now, c)
+	_, err := p.reserve(p.Cookie(), now, Spec{Choices: c})
 	return err
 }
 

@@ -86,7 +86,7 @@ func upload(conn net.Conn, moved *atomic.Int64, stop *atomic.Bool) error {
 	}
 	sent := int64(0)
 	for buf := make([]byte, writeSize); !stop.Load(); {
-		n, err := conn.Write(buf)
+		n, err := patient(conn).Write(buf)
 		if err != nil {
 			return err
 		}
@@ -96,11 +96,8 @@ func upload(conn net.Conn, moved *atomic.Int64, stop *atomic.Bool) error {
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		return err
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(load.Patience)); err != nil {
-		return err
-	}
 	var total [8]byte
-	if _, err := io.ReadFull(conn, total[:]); err != nil {
+	if _, err := io.ReadFull(patient(conn), total[:]); err != nil {
 		return fmt.Errorf("wait for the server's word on %d bytes: %w", sent, err)
 	}
 	if got := int64(binary.BigEndian.Uint64(total[:])); got != sent {
@@ -114,13 +111,19 @@ func download(conn net.Conn, moved *atomic.Int64, stop *atomic.Bool) error {
 		return err
 	}
 	for buf := make([]byte, writeSize); !stop.Load(); {
-		n, err := conn.Read(buf)
+		n, err := patient(conn).Read(buf)
 		if err != nil {
 			return err
 		}
 		moved.Add(int64(n))
 	}
 	return nil
+}
+
+// patient has the connection's next step fail if it takes too long.
+func patient(conn net.Conn) net.Conn {
+	_ = conn.SetDeadline(time.Now().Add(load.Patience)) // what is wrong with the connection the step will say
+	return conn
 }
 
 // fetch reads n bytes and hangs up.
@@ -138,9 +141,7 @@ func fetch(ctx context.Context, t load.Target, n int64) error {
 }
 
 func readAtLeast(conn net.Conn, moved *atomic.Int64, n int64) error {
-	if err := conn.SetDeadline(time.Now().Add(load.Patience)); err != nil {
-		return err
-	}
+	patient(conn)
 	for buf := make([]byte, writeSize); moved.Load() < n; {
 		got, err := conn.Read(buf)
 		if err != nil {

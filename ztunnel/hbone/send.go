@@ -103,11 +103,11 @@ func nextSize(n, size int) int {
 func (s *Stream) sendFrames(f *frameBuf, n int) (int, error) {
 	start := controlRoom + headerSize
 	for sent := 0; sent < n; {
-		unit, _ := s.c.writer.units()
 		m, err := s.c.acquire(s, n-sent)
 		if err != nil {
 			return sent, err
 		}
+		unit, _ := s.c.writer.units() // the peer may have asked for smaller frames while it gave no credit
 		if over := m - unit; over > 0 && sent+m < n {
 			// Frames beyond the first would overwrite what follows.
 			m = unit
