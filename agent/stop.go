@@ -9,11 +9,14 @@ import (
 const holdTime = 30 * time.Second
 
 // settleTime is how long connections that the kernel has accepted may take to be accepted here: a listener that is closed
-// resets them.
-const settleTime = 50 * time.Millisecond
+// resets them. connectTime is how long those may take to reach their destination after that: who has stopped dials nobody.
+const (
+	settleTime  = 50 * time.Millisecond
+	connectTime = 500 * time.Millisecond
+)
 
-// lastGrace is what connections get that were made while the agent lingered. It is short because the pods of the node
-// cannot connect meanwhile.
+// lastGrace is what connections get that were made while the agent lingered, in the last second before its end up to one
+// second. It is short because the pods of the node cannot connect meanwhile.
 const lastGrace = 250 * time.Millisecond
 
 // linger returns once the agent may stop serving: ended is over because something failed, or stop is and every
@@ -52,4 +55,7 @@ func (a *Agent) hold() {
 		return
 	}
 	time.Sleep(settleTime)
+	for over := time.Now().Add(connectTime); a.proxy.Connecting() && time.Now().Before(over); {
+		time.Sleep(5 * time.Millisecond)
+	}
 }

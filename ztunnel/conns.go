@@ -200,11 +200,21 @@ func (p *Proxy) OpenConnections() int {
 
 // CarriesSince tells whether a connection is carried still that was at a time already.
 func (p *Proxy) CarriesSince(t time.Time) bool {
-	for _, k := range p.conns.all() {
+	return p.conns.carries(func(r *Record) bool { return !r.Start.After(t) })
+}
+
+// Connecting tells whether a connection that a pod of this node dialled has not reached its destination yet.
+func (p *Proxy) Connecting() bool {
+	return p.conns.carries(func(r *Record) bool { return r.Reporter == Outbound && r.Verdict == "" })
+}
+
+// carries tells whether a connection is carried that is of a kind.
+func (c *conns) carries(kind func(*Record) bool) bool {
+	for _, k := range c.all() {
 		k.mu.Lock()
-		start := k.record.Start
+		found := !k.direct() && kind(&k.record)
 		k.mu.Unlock()
-		if !k.direct() && !start.After(t) {
+		if found {
 			return true
 		}
 	}
@@ -265,8 +275,8 @@ func (p *Proxy) EndPod(uid mesh.UID) {
 // and a tunnel whose peer does not answer that it is drained.
 const killGrace = 1500 * time.Millisecond
 
-// drain waits for connections to end by themselves, and ends those that have not after grace. It tells whether all
-// have ended.
+// drain waits for connections to end by themselves, and ends those that have not after grace; one that began shortly before
+// has four times that. It tells whether all have ended.
 func (c *conns) drain(grace time.Duration) bool {
 	done := make(chan struct{})
 	go func() {
@@ -276,12 +286,22 @@ func (c *conns) drain(grace time.Duration) bool {
 	if within(grace, done) {
 		return true
 	}
+	for over := time.Now().Add(3 * grace); time.Now().Before(over) && c.beganWithin(4*grace); {
+		if within(10*time.Millisecond, done) {
+			return true
+		}
+	}
 	for _, k := range c.all() {
 		if !k.direct() { // those need nobody
 			k.end(ReasonDraining, Failed, "", "")
 		}
 	}
 	return within(killGrace, done)
+}
+
+// beganWithin tells whether a connection is carried that began less than d ago.
+func (c *conns) beganWithin(d time.Duration) bool {
+	return c.carries(func(r *Record) bool { return time.Since(r.Start) < d })
 }
 
 // within waits for done, and tells whether it came in time.

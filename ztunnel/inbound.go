@@ -3,9 +3,11 @@ package ztunnel
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/warren-mesh/warren/identity"
@@ -127,6 +129,9 @@ func (p *Proxy) reach(ctx context.Context, k *conn, a arrival, permit policy.Per
 	defer cancel()
 	app, release, err := k.pod.Sockets.DialApp(dctx, a.client, a.app)
 	k.set(func(r *Record) { r.Phases.App = time.Since(start) })
+	if errors.Is(err, os.ErrClosed) {
+		return nil, nil, &failure{reason: ReasonDraining, verdict: Failed, err: err, retry: true, stopped: true}
+	}
 	if err != nil {
 		f := dialFailure(err)
 		f.reason = ReasonAppUnreachable
@@ -202,7 +207,8 @@ func (p *Proxy) shake(ctx context.Context, pod *Pod, raw *net.TCPConn) (*peer.Co
 	if err != nil {
 		return nil, identity.ID{}, err
 	}
-	hctx, cancel := context.WithTimeout(ctx, p.cfg.HandshakeTimeout)
+	// A tunnel that comes while its pod's are drained is drained, too: so its peer hears that it may go on elsewhere.
+	hctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.HandshakeTimeout)
 	defer cancel()
 	cfg := identity.ServerConfig(func() (*identity.SVID, error) { return p.cfg.Certs.Get(hctx, id) }, p.cfg.Certs.Bundle)
 	conn, err := peer.Server(raw, cfg)
@@ -245,13 +251,23 @@ func (t *inboundTunnel) serve(ctx context.Context, in *hbone.Inbound) {
 	k := newConn(t.pod, req.TraceID(), Inbound)
 	k.via = t.via
 	defer p.conns.release(k)
-	k.onKill(func() { in.Refuse(503, "") })
+	k.onKill(func() { // k.mu is held
+		if k.record.Reason == ReasonDraining {
+			in.Leave()
+		} else {
+			in.Refuse(503, "")
+		}
+	})
 	app, release, f := t.admit(ctx, k, req)
-	if f != nil {
+	switch {
+	case f == nil:
+		t.forward(k, in, app, release)
+	case f.stopped:
+		in.Leave()
+		k.end(f.reason, f.verdict, "", f.detail())
+	default:
 		in.RefuseBy(statusOf(f), string(f.reason), k.refusedBy(f))
 		k.end(f.reason, f.verdict, "", f.detail())
-	} else {
-		t.forward(k, in, app, release)
 	}
 	p.ended(k)
 }

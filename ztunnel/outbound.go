@@ -20,7 +20,8 @@ type failure struct {
 	verdict Verdict
 	err     error
 	retry   bool // another endpoint may do better
-	away    bool // nobody takes tunnels there: that node's agent is being replaced
+	away    bool // nobody takes connections there: that node's agent is being replaced
+	stopped bool // this node's is, and nothing was done for the connection
 }
 
 func fail(reason Reason, err error) *failure {
@@ -267,6 +268,9 @@ func tunnelFailure(err error) *failure {
 			return &failure{reason: ReasonPeerFailed, verdict: Failed, err: err, retry: true}
 		}
 		return fail(ReasonTunnel, err)
+	}
+	if errors.Is(err, hbone.ErrRefused) || errors.Is(err, hbone.ErrDraining) { // and so is another way there
+		return &failure{reason: ReasonTunnel, verdict: Failed, err: err, retry: true, away: true}
 	}
 	var tlsErr *handshakeError
 	if errors.As(err, &tlsErr) {

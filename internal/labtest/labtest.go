@@ -178,9 +178,22 @@ func (m *Mesh) printLogs() {
 	for _, f := range logs {
 		raw, err := os.ReadFile(f)
 		if err == nil && len(raw) > 0 {
-			m.tb.Logf("%s:\n%s", filepath.Base(f), tail(raw, 8<<10))
+			m.tb.Logf("%s:\n%s%s", filepath.Base(f), remarkable(raw[:len(raw)-len(tail(raw, 8<<10))]), tail(raw, 8<<10))
 		}
 	}
+}
+
+// remarkable are the lines of a log, at most a hundred, that tell of what went wrong.
+func remarkable(log []byte) (out string) {
+	n := 0
+	for line := range bytes.Lines(log) {
+		connection := bytes.Contains(line, []byte("msg=connection")) && !bytes.Contains(line, []byte("reason=closed"))
+		if n < 100 && (connection || bytes.Contains(line, []byte("level=WARN")) || bytes.Contains(line, []byte("level=ERROR"))) {
+			out += string(line)
+			n++
+		}
+	}
+	return out
 }
 
 func tail(b []byte, n int) []byte {

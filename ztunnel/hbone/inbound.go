@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"strconv"
 	"sync/atomic"
+
+	"golang.org/x/net/http2"
 )
 
-// Inbound is a CONNECT that waits for its answer. Exactly one of Accept and Refuse counts. What the peer sends before is
+// Inbound is a CONNECT that waits for its answer. Exactly one of Accept, Refuse and Leave counts. What the peer sends before is
 // held, within the stream's window, and given to nobody but an accepted stream's reader.
 type Inbound struct {
 	s        *Stream
@@ -37,6 +39,14 @@ func (in *Inbound) Accept(a Answer) (*Stream, error) {
 // Refuse answers with an HTTP status of 400 to 599 and a reason of at most 64 bytes of [a-z0-9_-], and ends the stream.
 // Another reason is not sent. Returns the errors of Accept.
 func (in *Inbound) Refuse(status int, reason string) error { return in.RefuseBy(status, reason, "") }
+
+// Leave answers that the request was not looked at, so that the peer may send it again elsewhere.
+func (in *Inbound) Leave() {
+	if !in.answered.Swap(true) {
+		in.s.c.cfg.Stats.StreamsRefused.Add(1)
+		in.s.Reset(http2.ErrCodeRefusedStream)
+	}
+}
 
 // RefuseBy is Refuse that also names the rule that refused, in printable ASCII of which 256 bytes are sent; another name
 // is not. A peer that does not know the header ignores it.
