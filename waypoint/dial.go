@@ -3,11 +3,13 @@ package waypoint
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -86,7 +88,7 @@ func newDialer(w *Waypoint) *dialer {
 	return d
 }
 
-// dial returns a stream of bytes to an endpoint's app.
+// dial returns a stream of bytes to an endpoint's app. Its error wraps upstream.ErrAway if that may be reached in a moment.
 func (d *dialer) dial(ctx context.Context, to upstream.Endpoint, c *exchange.Conn) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -100,10 +102,22 @@ func (d *dialer) dial(ctx context.Context, to upstream.Endpoint, c *exchange.Con
 	stream, _, err := d.pool.Connect(ctx, key, hbone.Request{
 		Authority: to.Addr.String(), Forwarded: hbone.ForwardedFor(c.ClientAddr), Traceparent: hbone.TraceparentOf(c.TraceID),
 	})
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, hbone.ErrRefused) || errors.Is(err, hbone.ErrDraining) {
+		err = fmt.Errorf("%w: %w", upstream.ErrAway, err) // the mesh says that it takes tunnels
+	}
 	if err != nil {
 		return nil, err
 	}
 	return stream, nil
+}
+
+// dialPatiently is dial for who has no other endpoint to try: it waits for an agent that is being replaced.
+func (d *dialer) dialPatiently(ctx context.Context, to upstream.Endpoint, c *exchange.Conn) (nc net.Conn, err error) {
+	err = upstream.WhileAway(ctx, func() error {
+		nc, err = d.dial(ctx, to, c)
+		return err
+	})
+	return nc, err
 }
 
 // dialService connects to a port of a service for the waypoint itself: to one of its endpoints, as the mesh knows them.
@@ -119,7 +133,7 @@ func (w *Waypoint) dialService(ctx context.Context, service string, port uint16)
 	}
 	to := pick.Endpoint
 	pick.Release() // it is a connection of many questions
-	return w.dialer.dial(ctx, to, self)
+	return w.dialer.dialPatiently(ctx, to, self)
 }
 
 func (d *dialer) key(w *mesh.Workload, to netip.Addr) (peerKey, error) {

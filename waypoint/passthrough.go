@@ -61,7 +61,11 @@ func (s *streams) passDetected(ctx context.Context, c *clientConn, first []byte)
 func (s *streams) reach(ctx context.Context, c *clientConn, rec *exchange.Record) (server net.Conn, release func(), err error) {
 	var tried []netip.AddrPort
 	var failed error
-	for range passAttempts {
+	for attempt := range passAttempts {
+		dial := s.w.dialer.dial
+		if attempt == passAttempts-1 {
+			dial = s.w.dialer.dialPatiently
+		}
 		pick, err := s.w.upstreams.Pick(s.ask(c.info, tried))
 		if err != nil {
 			return nil, nil, errors.Join(failed, err)
@@ -72,7 +76,7 @@ func (s *streams) reach(ctx context.Context, c *clientConn, rec *exchange.Record
 			pick.Release()
 			return nil, nil, err
 		}
-		server, err := s.w.dialer.dial(ctx, to, c.info)
+		server, err := dial(ctx, to, c.info)
 		try := exchange.Try{Endpoint: to.Workload, Addr: to.Addr, Start: start, Took: time.Since(start)}
 		if err != nil {
 			try.Err = err.Error()

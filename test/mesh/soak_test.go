@@ -245,6 +245,10 @@ func (s *soak) disturb(r *rand.Rand, until time.Time) map[string]int {
 			s.m.Write("mesh.yaml", town(meshed, ""))
 			time.Sleep(700 * time.Millisecond)
 		}},
+		{"the controller replaced", func(string) {
+			must(s, s.m.KillController(syscall.SIGKILL))
+			startController(s, s.m)
+		}},
 		{"an agent replaced", func(node string) { s.restart(node, syscall.SIGTERM, &s.outside) }},
 		{"an agent killed", func(node string) { s.restart(node, syscall.SIGKILL, &s.any) }},
 	}

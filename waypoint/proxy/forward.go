@@ -120,6 +120,7 @@ func (x *passage) ask() upstream.Ask {
 	a := upstream.Ask{
 		Service: x.to.service, Port: x.to.port.Number, V4: x.conn.Dialled.Addr().Unmap().Is4(),
 		Request: x.in, Conn: x.conn, HTTP2: x.http2(), Session: x.session(), Tried: x.tried, Traffic: x.traffic,
+		Patient: x.free == maxFree,
 	}
 	if x.to.service == nil {
 		a.Target, a.TargetPort = x.conn.Target, x.conn.Dialled.Port()

@@ -35,6 +35,8 @@ type Ask struct {
 	// Tried are the endpoints that failed this request. They come last, and the request counts as a retry.
 	Tried   []netip.AddrPort
 	Traffic route.Traffic
+	// Patient is set if no other endpoint will be tried: RoundTrip waits a while where the error would be ErrAway.
+	Patient bool
 }
 
 // Pick is one request's place at an endpoint. It ends with RoundTrip's answer, its error, or Release.
@@ -48,6 +50,7 @@ type Pick struct {
 	limits  route.ConnectionLimits
 	conn    *exchange.Conn
 	http2   bool
+	patient bool
 	resumed stamp // of the session that the request came with, if it was kept
 	started time.Time
 	over    atomic.Bool
@@ -65,7 +68,7 @@ func (u *Upstreams) Pick(a Ask) (*Pick, error) {
 		return nil, err
 	}
 	now := u.now()
-	p := &Pick{u: u, group: g, outlier: a.Traffic.Outlier, conn: a.Conn, http2: a.HTTP2, started: now}
+	p := &Pick{u: u, group: g, outlier: a.Traffic.Outlier, conn: a.Conn, http2: a.HTTP2, patient: a.Patient, started: now}
 	if a.Traffic.Connections != nil {
 		p.limits = *a.Traffic.Connections
 	}

@@ -54,7 +54,7 @@ type conn struct {
 	*http.ClientConn
 	wire *wire
 	busy atomic.Bool  // an HTTP/1.1 connection with a request: no need to ask it
-	last atomic.Bool  // its request is the last one: see switches
+	last atomic.Bool  // no request follows: see switches, and wire.leaving
 	used atomic.Int64 // when a request last began, in unix nanoseconds
 	uses atomic.Int64
 }
@@ -132,6 +132,9 @@ func (p *pool) reserve() *conn {
 		c := p.conns[i]
 		if c.busy.Load() || p.dialer.http2 && !c.wire.settled.Load() && c.InFlight() > 0 {
 			continue
+		}
+		if c.wire.leaving() {
+			c.last.Store(true)
 		}
 		if !c.last.Load() && c.Reserve() == nil {
 			c.used.Store(time.Now().UnixNano())

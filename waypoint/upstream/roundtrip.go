@@ -73,7 +73,7 @@ func (p *Pick) outgoing(req *http.Request) (*http.Request, *sentBody) {
 func (p *Pick) send(req *http.Request, body **sentBody) (*http.Response, error) {
 	pool := p.entry.peer.pool(p.http2)
 	for resend := 0; ; resend++ {
-		c, err := pool.acquire(req.Context(), &waiter{endpoint: p.Endpoint, client: p.conn}, p.limits)
+		c, err := p.acquire(req.Context(), pool)
 		if err != nil {
 			return nil, err
 		}
@@ -102,6 +102,23 @@ func (p *Pick) send(req *http.Request, body **sentBody) (*http.Response, error) 
 		}
 		return nil, err
 	}
+}
+
+// acquire is the pool's. A patient pick waits for an agent that is being replaced.
+func (p *Pick) acquire(ctx context.Context, from *pool) (*conn, error) {
+	c, err := from.acquire(ctx, &waiter{endpoint: p.Endpoint, client: p.conn}, p.limits)
+	if p.patient && errors.Is(err, ErrAway) {
+		return p.acquireWhileAway(ctx, from)
+	}
+	return c, err
+}
+
+func (p *Pick) acquireWhileAway(ctx context.Context, from *pool) (c *conn, err error) {
+	err = WhileAway(ctx, func() error {
+		c, err = from.acquire(ctx, &waiter{endpoint: p.Endpoint, client: p.conn}, p.limits)
+		return err
+	})
+	return c, err
 }
 
 // goneGrace is how long net/http may take to tell of a connection that has ended. If it takes longer, it waits for the
@@ -205,7 +222,9 @@ func (p *Pick) failed(ctx context.Context, err error, whole bool, now time.Time)
 		return
 	}
 	p.entry.peer.latency.observe(failed, now)
-	p.report(true, "unanswered", now)
+	if !errors.Is(err, ErrAway) { // which says nothing about the endpoint
+		p.report(true, "unanswered", now)
+	}
 }
 
 // clientEnded tells whether a request ended by the will of whoever sent it.

@@ -103,6 +103,12 @@ func (w *wire) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// leaving tells whether what carries the connection is about to end: a request more could be cut with it.
+func (w *wire) leaving() bool {
+	c, ok := w.Conn.(interface{ Leaving() bool })
+	return ok && c.Leaving()
+}
+
 // CloseWrite ends one direction, if the stream can: an upgraded connection's end may say so.
 func (w *wire) CloseWrite() error {
 	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {

@@ -29,6 +29,8 @@ type field struct {
 	reg   *prometheus.Registry
 	dials atomic.Int64
 	ahead atomic.Int64 // of the clock, in nanoseconds
+	away  atomic.Int64 // dials that find the node's agent away
+	leave atomic.Int64 // connections up to this number are about to end
 
 	mu      sync.Mutex
 	servers map[netip.AddrPort]string
@@ -57,7 +59,10 @@ func (f *field) now() time.Time { return time.Now().Add(time.Duration(f.ahead.Lo
 func (f *field) pass(d time.Duration) { f.ahead.Add(int64(d)) }
 
 func (f *field) dial(ctx context.Context, to Endpoint, _ *exchange.Conn) (net.Conn, error) {
-	f.dials.Add(1)
+	n := f.dials.Add(1)
+	if f.away.Add(-1) >= 0 {
+		return nil, ErrAway
+	}
 	f.mu.Lock()
 	addr := f.servers[to.Addr]
 	f.mu.Unlock()
@@ -65,8 +70,21 @@ func (f *field) dial(ctx context.Context, to Endpoint, _ *exchange.Conn) (net.Co
 		return nil, fmt.Errorf("nobody is at %s", to.Addr)
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", addr)
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return numbered{c.(*net.TCPConn), n, &f.leave}, nil
 }
+
+// numbered is a connection that tells as a tunnel's stream does whether it is about to end.
+type numbered struct {
+	*net.TCPConn
+	n     int64
+	leave *atomic.Int64
+}
+
+func (c numbered) Leaving() bool { return c.n <= c.leave.Load() }
 
 // pod adds a ready pod with an address, served by h, or by nobody if h is nil.
 func (f *field) pod(name, addr string, h http.Handler) *mesh.Workload {

@@ -104,7 +104,7 @@ func (cc *ClientConn) room() error {
 	switch {
 	case c.err != nil:
 		return errors.Join(ErrDraining, c.err)
-	case c.away.received || cc.leaving || cc.nextID > lastID:
+	case c.away.received.Load() || cc.leaving || cc.nextID > lastID:
 		return ErrDraining
 	case uint32(len(c.streams)+cc.reserved) >= c.send.maxStreams:
 		return ErrTooManyStreams
@@ -244,7 +244,7 @@ func (cc *ClientConn) isIdle(id uint32) bool { return id%2 == 0 || id >= cc.next
 func (cc *ClientConn) onStreamEnd() {
 	c := cc.c
 	c.mu.Lock()
-	over := (c.away.received || cc.leaving) && len(c.streams)+cc.reserved == 0
+	over := (c.away.received.Load() || cc.leaving) && len(c.streams)+cc.reserved == 0
 	c.mu.Unlock()
 	if over {
 		c.fail(ErrDraining)
@@ -266,5 +266,5 @@ func (cc *ClientConn) ended() bool {
 func (cc *ClientConn) draining() bool {
 	cc.c.mu.Lock()
 	defer cc.c.mu.Unlock()
-	return cc.c.err != nil || cc.c.away.received || cc.leaving || cc.nextID > lastID
+	return cc.c.err != nil || cc.c.away.received.Load() || cc.leaving || cc.nextID > lastID
 }

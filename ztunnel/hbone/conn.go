@@ -66,7 +66,7 @@ type role interface {
 
 // awayState is how far a GOAWAY has got. Guarded by conn.mu.
 type awayState struct {
-	received bool
+	received atomic.Bool
 	sent     bool   // no new stream of the peer is taken
 	last     uint32 // the highest of the peer's streams that is, if sent
 }

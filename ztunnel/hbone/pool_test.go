@@ -258,7 +258,7 @@ func TestPoolLeavesDrainingConnections(t *testing.T) {
 	waitFor(t, "GOAWAY", func() bool {
 		old.c.mu.Lock()
 		defer old.c.mu.Unlock()
-		return old.c.away.received
+		return old.c.away.received.Load()
 	})
 	young, info := poolConnect(t, p, "b")
 	if info.Reused || young.c == old.c {

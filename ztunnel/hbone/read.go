@@ -213,7 +213,7 @@ func (c *conn) onGoAway(f *http2.GoAwayFrame) error {
 	}
 	var refused []*Stream
 	c.mu.Lock()
-	c.away.received = true
+	c.away.received.Store(true)
 	for id, s := range c.streams {
 		if !s.inbound && id > f.LastStreamID {
 			c.detach(s, false)

@@ -56,6 +56,9 @@ func (s *Stream) ID() uint32 { return s.id }
 // Done is closed when the stream has ended in both directions, or was reset, or its connection is gone.
 func (s *Stream) Done() <-chan struct{} { return s.ctx.Done() }
 
+// Leaving tells whether the peer has said that the stream's connection takes no new ones: it may cut it before long.
+func (s *Stream) Leaving() bool { return s.c.away.received.Load() }
+
 // LocalAddr and RemoteAddr are those of the connection that carries the stream.
 func (s *Stream) LocalAddr() net.Addr  { return s.c.nc.LocalAddr() }
 func (s *Stream) RemoteAddr() net.Addr { return s.c.nc.RemoteAddr() }
