@@ -15,8 +15,8 @@ const (
 	connectTime = 500 * time.Millisecond
 )
 
-// lastGrace is what connections get that were made while the agent lingered, in the last second before its end up to one
-// second. It is short because the pods of the node cannot connect meanwhile.
+// lastGrace is what connections get that were made while the agent lingered, and up to a second if they began in the last
+// one or bytes go. It is short because the pods of the node cannot connect meanwhile.
 const lastGrace = 250 * time.Millisecond
 
 // linger returns once the agent may stop serving: ended is over because something failed, or stop is and every

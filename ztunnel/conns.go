@@ -275,8 +275,8 @@ func (p *Proxy) EndPod(uid mesh.UID) {
 // and a tunnel whose peer does not answer that it is drained.
 const killGrace = 1500 * time.Millisecond
 
-// drain waits for connections to end by themselves, and ends those that have not after grace; one that began shortly before
-// has four times that. It tells whether all have ended.
+// drain waits for connections to end by themselves, and ends those that have not after grace. One that began shortly before
+// has four times that, as all have while bytes go: that is a request whose answer comes. It tells whether all have ended.
 func (c *conns) drain(grace time.Duration) bool {
 	done := make(chan struct{})
 	go func() {
@@ -286,9 +286,13 @@ func (c *conns) drain(grace time.Duration) bool {
 	if within(grace, done) {
 		return true
 	}
-	for over := time.Now().Add(3 * grace); time.Now().Before(over) && c.beganWithin(4*grace); {
+	moved, bytes := time.Now(), c.bytes()
+	for over := moved.Add(3 * grace); time.Now().Before(over) && (c.beganWithin(4*grace) || time.Since(moved) < grace/2); {
 		if within(10*time.Millisecond, done) {
 			return true
+		}
+		if now := c.bytes(); now != bytes {
+			moved, bytes = time.Now(), now
 		}
 	}
 	for _, k := range c.all() {
@@ -297,6 +301,14 @@ func (c *conns) drain(grace time.Duration) bool {
 		}
 	}
 	return within(killGrace, done)
+}
+
+// bytes are what the connections that are open have moved, both ways.
+func (c *conns) bytes() (n uint64) {
+	for _, k := range c.all() {
+		n += k.in.Load() + k.out.Load()
+	}
+	return n
 }
 
 // beganWithin tells whether a connection is carried that began less than d ago.
