@@ -231,21 +231,21 @@ func (l life) noAPIServer() {
 	l.compare("no API server, and one again", all, from)
 }
 
-// awaitKubernetes waits until Kubernetes makes pods again. While there is no API server whoever waits for it asks less and
-// less often, up to once a minute.
+// awaitKubernetes waits until Kubernetes makes pods again, on both nodes. While there is no API server whoever waits for it asks
+// less and less often, up to once a minute.
 func (l life) awaitKubernetes() {
 	l.t.Helper()
 	start := time.Now()
-	l.Kubectl("scale", "--namespace", outMesh, "deployment/server", "--replicas=3")
-	mesh.Await(l.t, "a new pod of a deployment has a node", 4*time.Minute, func() error {
-		placed := 0
+	l.Kubectl("scale", "--namespace", outMesh, "deployment/server", "--replicas=4")
+	mesh.Await(l.t, "new pods of a deployment are ready", 4*time.Minute, func() error {
+		n := 0
 		for _, p := range l.pods(outMesh, "app=server") {
-			if p.Spec.NodeName != "" {
-				placed++
+			if ready(p) {
+				n++
 			}
 		}
-		if placed < 3 {
-			return fmt.Errorf("%d of 3 have one", placed)
+		if n < 4 {
+			return fmt.Errorf("%d of 4 are", n)
 		}
 		return nil
 	})
