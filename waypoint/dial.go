@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -102,7 +101,7 @@ func (d *dialer) dial(ctx context.Context, to upstream.Endpoint, c *exchange.Con
 	stream, _, err := d.pool.Connect(ctx, key, hbone.Request{
 		Authority: to.Addr.String(), Forwarded: hbone.ForwardedFor(c.ClientAddr), Traceparent: hbone.TraceparentOf(c.TraceID),
 	})
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, hbone.ErrRefused) || errors.Is(err, hbone.ErrDraining) {
+	if hbone.IsAway(err) {
 		err = fmt.Errorf("%w: %w", upstream.ErrAway, err) // the mesh says that it takes tunnels
 	}
 	if err != nil {
@@ -113,9 +112,9 @@ func (d *dialer) dial(ctx context.Context, to upstream.Endpoint, c *exchange.Con
 
 // dialPatiently is dial for who has no other endpoint to try: it waits for an agent that is being replaced.
 func (d *dialer) dialPatiently(ctx context.Context, to upstream.Endpoint, c *exchange.Conn) (nc net.Conn, err error) {
-	err = upstream.WhileAway(ctx, func() error {
+	peer.WhileAway(ctx, func() (away bool) {
 		nc, err = d.dial(ctx, to, c)
-		return err
+		return errors.Is(err, upstream.ErrAway)
 	})
 	return nc, err
 }

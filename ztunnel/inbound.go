@@ -130,7 +130,7 @@ func (p *Proxy) reach(ctx context.Context, k *conn, a arrival, permit policy.Per
 	app, release, err := k.pod.Sockets.DialApp(dctx, a.client, a.app)
 	k.set(func(r *Record) { r.Phases.App = time.Since(start) })
 	if errors.Is(err, os.ErrClosed) {
-		return nil, nil, &failure{reason: ReasonDraining, verdict: Failed, err: err, retry: true, stopped: true}
+		return nil, nil, &failure{reason: ReasonDraining, verdict: Failed, err: err, retry: true}
 	}
 	if err != nil {
 		f := dialFailure(err)
@@ -262,11 +262,12 @@ func (t *inboundTunnel) serve(ctx context.Context, in *hbone.Inbound) {
 	switch {
 	case f == nil:
 		t.forward(k, in, app, release)
-	case f.stopped:
+	case f.reason == ReasonDraining: // nothing was done for it
 		in.Leave()
-		k.end(f.reason, f.verdict, "", f.detail())
 	default:
 		in.RefuseBy(statusOf(f), string(f.reason), k.refusedBy(f))
+	}
+	if f != nil {
 		k.end(f.reason, f.verdict, "", f.detail())
 	}
 	p.ended(k)

@@ -21,7 +21,6 @@ type failure struct {
 	err     error
 	retry   bool // another endpoint may do better
 	away    bool // nobody takes connections there: that node's agent is being replaced
-	stopped bool // this node's is, and nothing was done for the connection
 }
 
 func fail(reason Reason, err error) *failure {
@@ -99,35 +98,16 @@ func (p *Proxy) carry(ctx context.Context, k *conn, client *net.TCPConn) (*link,
 	if missing != "" {
 		return nil, fail(missing, p.explain(world.Mesh, &way, missing, dst))
 	}
-	for patience, again := start.Add(maxAway), false; ; again = true {
-		l, f, away := p.tryAll(ctx, k, client, world.Mesh, &way, again)
-		if !away || time.Now().After(patience) {
-			return l, f
-		}
-		if !pause(ctx, awayPause) {
-			return l, f
-		}
-	}
+	var l *link
+	var f *failure
+	again := false
+	peer.WhileAway(ctx, func() (away bool) {
+		l, f, away = p.tryAll(ctx, k, client, world.Mesh, &way, again)
+		again = true
+		return away
+	})
+	return l, f
 }
-
-// pause waits, and tells whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-const (
-	// maxAway is how long a connection waits for the agent of a node that has none, as the node's own pods do: it is being
-	// replaced, and who is dialled has lost nothing but that.
-	maxAway   = 4 * time.Second
-	awayPause = 100 * time.Millisecond
-)
 
 // tryAll tries one hop after the other. Away tells that none was reached, and one of them for want of an agent alone.
 func (p *Proxy) tryAll(ctx context.Context, k *conn, client *net.TCPConn, m *mesh.Snapshot, way *route, again bool) (l *link, f *failure, away bool) {
@@ -210,7 +190,7 @@ func (p *Proxy) throughTunnel(ctx context.Context, k *conn, h hop) (*link, *fail
 	})
 	if err != nil {
 		f := tunnelFailure(err)
-		f.away = f.away && h.workload.Gateway == "" // a waypoint has no agent to wait for
+		f.away = hbone.IsAway(err) && h.workload.Gateway == "" // a waypoint has no agent to wait for
 		if f.reason == ReasonPeerDenied {
 			k.nameRule(err)
 		}
@@ -269,8 +249,8 @@ func tunnelFailure(err error) *failure {
 		}
 		return fail(ReasonTunnel, err)
 	}
-	if errors.Is(err, hbone.ErrRefused) || errors.Is(err, hbone.ErrDraining) { // and so is another way there
-		return &failure{reason: ReasonTunnel, verdict: Failed, err: err, retry: true, away: true}
+	if errors.Is(err, hbone.ErrRefused) || errors.Is(err, hbone.ErrDraining) { // not a dial's, whatever ended the tunnel
+		return &failure{reason: ReasonTunnel, verdict: Failed, err: err, retry: true}
 	}
 	var tlsErr *handshakeError
 	if errors.As(err, &tlsErr) {
@@ -279,9 +259,7 @@ func tunnelFailure(err error) *failure {
 	var dialErr *net.OpError
 	// The pool's dial has the same time as this attempt, which began first: so it is the attempt's end that shows.
 	if errors.Is(err, errDial) || errors.As(err, &dialErr) || errors.Is(err, context.DeadlineExceeded) {
-		f := dialFailure(err)
-		f.away = f.reason == ReasonConnectRefused
-		return f
+		return dialFailure(err)
 	}
 	return &failure{reason: ReasonTunnel, verdict: Failed, err: err, retry: true}
 }

@@ -178,7 +178,8 @@ func (m *Mesh) printLogs() {
 	for _, f := range logs {
 		raw, err := os.ReadFile(f)
 		if err == nil && len(raw) > 0 {
-			m.tb.Logf("%s:\n%s%s", filepath.Base(f), remarkable(raw[:len(raw)-len(tail(raw, 8<<10))]), tail(raw, 8<<10))
+			end := tail(raw, 8<<10)
+			m.tb.Logf("%s:\n%s%s", filepath.Base(f), remarkable(raw[:len(raw)-len(end)]), end)
 		}
 	}
 }

@@ -158,32 +158,30 @@ var soakKinds = []struct {
 }
 
 // there sends b and reads it back.
-func there(c net.Conn, b []byte) error {
-	sent := make(chan error, 1)
-	go func() {
-		_, err := c.Write(b)
-		sent <- err
-	}()
-	err := expect(c, b)
-	return errors.Join(err, <-sent)
-}
+func there(c *net.TCPConn, b []byte) error { return back(c, b, func() error { return nil }) }
 
 // whole sends b and its end, and reads both back.
 func whole(c *net.TCPConn, b []byte) error {
+	if err := back(c, b, c.CloseWrite); err != nil {
+		return err
+	}
+	var more [1]byte
+	if n, err := c.Read(more[:]); n > 0 {
+		return errWrong
+	} else if err != io.EOF {
+		return fmt.Errorf("wait for the end: %w", err)
+	}
+	return nil
+}
+
+// back sends b, does what comes after it, and meanwhile reads b back.
+func back(c net.Conn, b []byte, after func() error) error {
 	sent := make(chan error, 1)
 	go func() {
 		_, err := c.Write(b)
-		sent <- errors.Join(err, c.CloseWrite())
+		sent <- errors.Join(err, after())
 	}()
 	err := expect(c, b)
-	if err == nil {
-		var more [1]byte
-		if n, end := c.Read(more[:]); n > 0 {
-			err = errWrong
-		} else if end != io.EOF {
-			err = fmt.Errorf("wait for the end: %w", end)
-		}
-	}
 	if err != nil {
 		c.Close() // the writer may wait for a reader
 	}

@@ -9,11 +9,7 @@ import (
 func TestWhoHasNoOtherEndpointWaitsForItsAgent(t *testing.T) {
 	for _, tt := range protocols {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newField(t)
-			f.pod("a", "10.0.0.1", says("hello"))
-			f.publish()
-			ask := f.ask()
-			ask.HTTP2 = tt.http2
+			f, ask := greeted(t, tt.http2)
 			f.away.Store(3)
 			if _, err := f.do(ask, get("/")); !errors.Is(err, ErrAway) || !errors.Is(err, ErrNotSent) {
 				t.Errorf("error %v, want %v that was not sent", err, ErrAway)
@@ -33,11 +29,7 @@ func TestWhoHasNoOtherEndpointWaitsForItsAgent(t *testing.T) {
 func TestNoRequestGoesByAConnectionThatIsAboutToEnd(t *testing.T) {
 	for _, tt := range protocols {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newField(t)
-			f.pod("a", "10.0.0.1", says("hello"))
-			f.publish()
-			ask := f.ask()
-			ask.HTTP2 = tt.http2
+			f, ask := greeted(t, tt.http2)
 			for i, leave := range []int64{0, 0, 1, 1, 2} {
 				f.leave.Store(leave)
 				if got, err := f.do(ask, get("/")); got != "hello" || err != nil {

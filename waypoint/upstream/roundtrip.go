@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	tunnelpeer "github.com/warren-mesh/warren/ztunnel/peer"
 )
 
 // maxResends is how often a request is sent again as the connection that it was sent on turned out to be dead.
@@ -105,18 +107,10 @@ func (p *Pick) send(req *http.Request, body **sentBody) (*http.Response, error) 
 }
 
 // acquire is the pool's. A patient pick waits for an agent that is being replaced.
-func (p *Pick) acquire(ctx context.Context, from *pool) (*conn, error) {
-	c, err := from.acquire(ctx, &waiter{endpoint: p.Endpoint, client: p.conn}, p.limits)
-	if p.patient && errors.Is(err, ErrAway) {
-		return p.acquireWhileAway(ctx, from)
-	}
-	return c, err
-}
-
-func (p *Pick) acquireWhileAway(ctx context.Context, from *pool) (c *conn, err error) {
-	err = WhileAway(ctx, func() error {
+func (p *Pick) acquire(ctx context.Context, from *pool) (c *conn, err error) {
+	tunnelpeer.WhileAway(ctx, func() (away bool) {
 		c, err = from.acquire(ctx, &waiter{endpoint: p.Endpoint, client: p.conn}, p.limits)
-		return err
+		return p.patient && errors.Is(err, ErrAway)
 	})
 	return c, err
 }

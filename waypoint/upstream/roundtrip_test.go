@@ -69,11 +69,7 @@ func TestRequestArrivesAsItIs(t *testing.T) {
 func TestConnectionIsUsedAgainAndThePickEndsWithTheAnswer(t *testing.T) {
 	for _, tt := range protocols {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newField(t)
-			f.pod("a", "10.0.0.1", says("hello"))
-			f.publish()
-			ask := f.ask()
-			ask.HTTP2 = tt.http2
+			f, ask := greeted(t, tt.http2)
 			for range 50 {
 				if got, err := f.do(ask, get("/")); got != "hello" || err != nil {
 					t.Fatalf("answer %q, %v", got, err)

@@ -35,6 +35,9 @@ var (
 	// ErrNotSent is wrapped by errors of RoundTrip if the endpoint cannot have worked on the request: it was not sent,
 	// or the endpoint said that it did not look at it. Errors without it leave that open.
 	ErrNotSent = errors.New("request was not sent")
+	// ErrAway is wrapped by errors of Config.Dial, and of RoundTrip, if the agent of the endpoint's node is being replaced:
+	// in a moment the endpoint may be reached again.
+	ErrAway = errors.New("nobody takes tunnels on the endpoint's node at the moment")
 	// ErrUnsendable is wrapped by errors of RoundTrip if the request itself cannot be sent, to no endpoint: it has a
 	// header that the endpoint's protocol does not know, say.
 	ErrUnsendable = errors.New("the request cannot be sent")

@@ -148,6 +148,17 @@ func (f *field) ask() Ask {
 	return Ask{Service: f.svc, Port: 80, V4: true, Conn: client("z1"), Request: get("/")}
 }
 
+// greeted is a field whose one pod says hello, and what asks for it by a protocol.
+func greeted(t testing.TB, http2 bool) (*field, Ask) {
+	t.Helper()
+	f := newField(t)
+	f.pod("a", "10.0.0.1", says("hello"))
+	f.publish()
+	ask := f.ask()
+	ask.HTTP2 = http2
+	return f, ask
+}
+
 func client(zone string) *exchange.Conn {
 	return &exchange.Conn{ClientAddr: netip.MustParseAddrPort("10.0.9.9:1234"),
 		Workload: &mesh.Workload{UID: "uid-client", Namespace: "shop", Name: "client", Node: "n1", Zone: zone}}

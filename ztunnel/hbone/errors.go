@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 
 	"golang.org/x/net/http2"
 )
@@ -26,6 +27,12 @@ var (
 	// ErrAnswered means that an Inbound was already accepted or refused.
 	ErrAnswered = errors.New("request is already answered")
 )
+
+// IsAway tells of an error of Pool.Connect that nobody takes streams there at the moment: the dial was refused, or the peer
+// takes no more. If the mesh says that somebody does, he is being replaced.
+func IsAway(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, ErrRefused) || errors.Is(err, ErrDraining)
+}
 
 // Code is an HTTP/2 error code, RFC 9113 section 7.
 type Code = http2.ErrCode

@@ -1,6 +1,6 @@
 // Package peer is what both ends of the mesh's tunnels, ztunnel and the waypoint, do about peers, and do alike: how much of
-// something one may hold ([Gate]), which tunnels are up and which of them the trust bundle vouches for ([Tunnels]), and
-// until when a tunnel takes new streams ([Rounds]). It dials and accepts nothing, and knows no frame: the wire is ./hbone's.
+// something one may hold ([Gate]), which tunnels are up and which of them the trust bundle vouches for ([Tunnels]),
+// until when a tunnel takes new streams ([Rounds]), and how long a peer's agent is waited for ([WhileAway]). It dials and accepts nothing, and knows no frame: the wire is ./hbone's.
 package peer
 
 import (
